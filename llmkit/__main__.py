@@ -1,0 +1,3 @@
+from llmkit.cli import console_main
+
+console_main()

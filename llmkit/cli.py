@@ -1,0 +1,273 @@
+"""The command line: one small function a verb, each importing what it needs inside."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.console import say
+from llmkit.errors import RecipeError, RunFailed, suggest
+
+if TYPE_CHECKING:
+    from llmkit.recipe import Recipe
+
+VERBS = {
+    "train": "train a recipe: a name, a .py, a .yaml, or a task's name",
+    "generate": "continue a prompt, prompts from a file, or talk",
+    "predict": "classify, or fill masks: by the model's task",
+    "evaluate": "the task's metrics on new data, with 95 % intervals",
+    "preview": "examples exactly as the model sees them",
+    "init": "a recipe of your own to edit",
+    "doctor": "versions, device, dtype and why, threads, offline or not",
+}
+
+
+def console_main() -> None:
+    """The `llmkit` script."""
+    sys.exit(guard(lambda: command(sys.argv[1:])))
+
+
+def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
+    """What a recipe file ends with: read the command line over `recipe`, and train."""
+    usage = f"usage: accelerate launch {Path(sys.argv[0]).name} [--part.field value …]"
+    sys.exit(guard(lambda: train_recipe(recipe, sys.argv[1:] if argv is None else argv, usage)))
+
+
+def guard(work: Callable[[], int | None]) -> int:
+    """Run `work`; exit status 2 for a user's mistake (a line each), 1 for a failed run, 130/143 for a signal."""
+    debug = os.environ.get("LLMKIT_DEBUG") == "1"
+    try:
+        return work() or 0
+    except RecipeError as e:
+        if debug:
+            raise
+        for fault in e.faults:
+            say(f"llmkit: {fault}")
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to say
+        return 0
+    except KeyboardInterrupt:
+        say("llmkit: stopped")
+        return 130
+    except Exception as e:
+        from_signal = getattr(e, "number", None)
+        if from_signal:
+            again = " ".join(a for a in sys.argv if a != "--resume")
+            say(f"llmkit: stopped at step {e.step}, saved; go on with: {again} --resume")
+            return 128 + from_signal
+        if debug:
+            raise
+        lines = str(e).strip().splitlines() or [type(e).__name__]
+        text = lines[0] if isinstance(e, RunFailed) else f"{type(e).__name__}: {lines[0]}"
+        print(f"llmkit: the run failed: {text} (LLMKIT_DEBUG=1 shows the traceback)", file=sys.stderr)
+        return 1
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    if (distributed := sys.modules.get("torch.distributed")) and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def command(argv: Sequence[str]) -> int | None:
+    """One verb."""
+    from llmkit import __version__
+
+    argv = list(argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        width = max(map(len, VERBS))
+        print("llmkit: from raw text to a trained, evaluated, usable model\n\nusage: llmkit VERB …\n")
+        print("\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()))
+        print("\n`llmkit VERB --help` says more. Recipes: " + ", ".join(recipe_names()))
+        return 0
+    if argv[0] in ("-V", "--version"):
+        print(f"llmkit {__version__}")
+        return 0
+    verb, rest = argv[0], argv[1:]
+    if verb not in VERBS:
+        raise RecipeError(f"{verb!r}: no such verb; {suggest(verb, VERBS)}")
+    return globals()[f"do_{verb}"](rest)
+
+
+def recipe_folder() -> Path:
+    """`llmkit/recipes` in a wheel, `recipes` beside the package in a checkout."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def recipe_names() -> list[str]:
+    return sorted(p.stem for p in recipe_folder().glob("*.py") if not p.stem.startswith("_"))
+
+
+def find_recipe(name: str) -> tuple[Recipe | None, list[str]]:
+    """`(recipe, YAML files to lay over it)` of a recipe's name, a .py, a .yaml, or a task's name."""
+    from llmkit.recipe import Recipe, RunConfig
+    from llmkit.tasks import TASKS, find_task
+
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return None, [name]
+    if path.suffix != ".py" and name.replace("-", "_") in recipe_names():
+        path = recipe_folder() / f"{name.replace('-', '_')}.py"
+    if path.suffix == ".py":
+        if not path.exists():
+            raise RecipeError(f"no recipe file {name!r}; llmkit's own: {', '.join(recipe_names())}")
+        found = runpy.run_path(str(path), run_name="__recipe__").get("recipe")
+        if not isinstance(found, Recipe):
+            raise RecipeError(f"{name}: holds no `recipe = Recipe(…)`")
+        return found, []
+    tasks = {t.name: t for t in TASKS}
+    if name in tasks or ":" in name:
+        return Recipe(task=find_task(name)(), run=RunConfig(output=f"runs/{name.split(':')[-1]}")), []
+    raise RecipeError(f"{name!r}: no such recipe; {suggest(name, [*recipe_names(), *tasks])}")
+
+
+def read_recipe(argv: Sequence[str], verb: str) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe named by the first word, with the rest laid over it."""
+    from llmkit.parsing import build_recipe
+
+    if not argv or argv[0].startswith("-"):
+        raise RecipeError(f"usage: llmkit {verb} RECIPE [--part.field value …]; recipes: {', '.join(recipe_names())}")
+    base, configs = find_recipe(argv[0])
+    return build_recipe(base, [*(w for c in configs for w in ("--config", c)), *argv[1:]])
+
+
+def do_train(argv: list[str]) -> int | None:
+    if argv[:1] in (["--help"], ["-h"]):
+        print(f"usage: llmkit train RECIPE [--part.field value …]\nrecipes: {', '.join(recipe_names())}; `llmkit train NAME --help` lists every field")
+        return 0
+    recipe, other = read_recipe(argv, "train")
+    return _train(recipe, other, f"usage: llmkit train {argv[0]} [--part.field value …]")
+
+
+def train_recipe(recipe: Recipe, argv: Sequence[str], usage: str) -> int | None:
+    from llmkit.parsing import build_recipe
+
+    return _train(*build_recipe(recipe, argv), usage)
+
+
+def _train(recipe: Recipe, other: dict[str, Any], usage: str) -> int | None:
+    if other.get("help"):
+        from llmkit.parsing import describe
+
+        print(describe(recipe, usage))
+        return 0
+    if other.get("plan"):
+        from llmkit.reporting.plan import plan
+
+        print(plan(recipe))
+        return 0
+    from llmkit.running import run
+
+    run(recipe)
+    return 0
+
+
+def do_preview(argv: list[str]) -> None:
+    from llmkit.reporting.preview import preview
+
+    count, words = 3, list(argv)
+    for flag in ("-n", "--n"):
+        if flag in words:
+            at = words.index(flag)
+            if not words[at + 1 : at + 2] or not words[at + 1].isdigit():
+                raise RecipeError(f"{flag}: needs a whole number")
+            count = int(words[at + 1])
+            del words[at : at + 2]
+    recipe, _ = read_recipe(words, "preview")
+    print(preview(recipe, count))
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose faults are llmkit's: one line, the fix in it."""
+
+    def error(self, message: str) -> Any:
+        if "unrecognized arguments:" in message:
+            word = message.split(": ", 1)[1].split()[0]
+            flags = [o for a in self._actions for o in a.option_strings]
+            message = f"{word!r}: no such option; {suggest(word, flags, limit=30)}"
+        raise RecipeError(f"{self.prog}: {message}")
+
+
+def do_generate(argv: list[str]) -> None:
+    from llmkit import serving_text
+
+    p = _Parser(prog="llmkit generate", description="Streams text to stdout, figures to stderr.", allow_abbrev=False)
+    p.add_argument("model", help="run folder, folder, .gguf file, hub id, or tiny-gpt2")
+    p.add_argument("prompt", nargs="?", help="- reads stdin")
+    p.add_argument("--file", help="prompts, one a line (.txt) or a row (.jsonl: prompt or text)")
+    p.add_argument("--out", help="with --file: answers as .jsonl, in order; a second call goes on where it stopped")
+    p.add_argument("-i", "--interactive", action="store_true", help="a conversation")
+    p.add_argument("--max-new-tokens", type=int)
+    p.add_argument("--max-length", type=int, help="prompt and continuation together")
+    p.add_argument("--temperature", type=float)
+    p.add_argument("--top-k", type=int)
+    p.add_argument("--top-p", type=float)
+    p.add_argument("--repetition-penalty", type=float)
+    p.add_argument("--num-return-sequences", type=int)
+    p.add_argument("--num-beams", type=int)
+    p.add_argument("--seed", type=int)
+    p.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
+    p.add_argument("--no-chat", action="store_true", help="continue the prompt as it is, though the model has a chat template")
+    p.add_argument("--batch-size", type=int, default=16, help="with --file")
+    p.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    p.add_argument("--json", action="store_true")
+    return serving_text.generate(p.parse_args(argv))
+
+
+def do_predict(argv: list[str]) -> None:
+    from llmkit import serving_text
+
+    p = _Parser(prog="llmkit predict", description="The task's answers; one line each.", allow_abbrev=False)
+    p.add_argument("model", help="run folder, folder, hub id, or tiny-bert")
+    p.add_argument("input", nargs="+", help="texts, or one file (.txt: a line each; .jsonl, .csv …), or - for stdin")
+    p.add_argument("--out", help="write .jsonl here")
+    p.add_argument("--batch-size", type=int, default=32)
+    p.add_argument("--column", default=None, help="of a file's rows (left out: the task's usual names)")
+    p.add_argument("--json", action="store_true")
+    return serving_text.predict(p.parse_args(argv))
+
+
+def do_evaluate(argv: list[str]) -> None:
+    from llmkit import serving_text
+
+    p = _Parser(prog="llmkit evaluate", description="The task's metrics with 95 %% bootstrap intervals.", allow_abbrev=False)
+    p.add_argument("model")
+    p.add_argument("--data", required=True, help="file, folder, hub id, or bundled name such as reviews[test]")
+    p.add_argument("--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated")
+    p.add_argument("--max-length", type=int)
+    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--on-error", default="raise", choices=("raise", "skip", "report"))
+    p.add_argument("--json", action="store_true")
+    return serving_text.evaluate(p.parse_args(argv))
+
+
+def do_init(argv: list[str]) -> None:
+    p = _Parser(prog="llmkit init", description="Copy a recipe to edit.", allow_abbrev=False)
+    p.add_argument("name", help=", ".join(recipe_names()))
+    p.add_argument("directory", nargs="?", default=".")
+    args = p.parse_args(argv)
+    name = args.name.replace("-", "_").removesuffix(".py")
+    if name not in recipe_names():
+        raise RecipeError(f"{args.name!r}: no such recipe; {suggest(name, recipe_names())}")
+    target = Path(args.directory) / f"{name}.py"
+    if target.exists():
+        raise RecipeError(f"{target} is there already; it is left as it is")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text((recipe_folder() / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
+    print(target)
+    say(f"edit it, then: accelerate launch {target}")
+
+
+def do_doctor(argv: list[str]) -> None:
+    _Parser(prog="llmkit doctor").parse_args(argv)
+    from llmkit.reporting.doctor import examine
+
+    print(examine())

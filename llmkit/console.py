@@ -1,0 +1,47 @@
+"""The talk of a run: stderr, rank 0 alone. What a command answers goes to stdout, and not through here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+
+ACCENTS = {"decided": "36", "warning": "33", "data": "34", "result": "32"}
+
+
+def is_main_process() -> bool:
+    """True on the one process that speaks (launchers set RANK before any library is imported)."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def say(text: str, kind: str = "") -> None:
+    """Print `text` on stderr, after its kind in colour when a terminal reads it."""
+    if not is_main_process():
+        return
+    if kind:
+        colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        head = f"\033[{ACCENTS[kind]}m{kind}\033[0m" if colour else kind
+        text = f"{head:<{17 if colour else 8}} {text}"
+    print(text, file=sys.stderr, flush=True)
+
+
+def hush() -> None:
+    """Keep the libraries' own bars and notices off the screen: what matters of them, llmkit says in a line."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|datasets|peft)\b.*")
+    import datasets
+    import transformers
+
+    if os.environ.get("LLMKIT_DEBUG") != "1":
+        datasets.disable_progress_bars()
+        datasets.logging.set_verbosity_error()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 row`, `2,000 rows`."""
+    if number == 1:
+        return f"1 {noun}"
+    ending = {"y": "ies"}.get(noun[-1], noun[-1] + "s") if noun[-2:] not in ("ay", "ey", "oy") else noun[-1] + "s"
+    return f"{number:,} {noun[:-1]}{ending}"

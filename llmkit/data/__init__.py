@@ -1,0 +1,128 @@
+"""The one way of the data: sources → clean → split → encode → pack → collate, for every task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmkit.console import plural, say
+from llmkit.errors import RecipeError, raise_faults
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmkit.recipe import DataConfig
+    from llmkit.task import Task
+
+DEFAULT_FRACTION = 0.1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task's rows by part (train, validation, test where there is one), and where they came from."""
+
+    rows: dict[str, Dataset]
+    sources: list[dict[str, Any]]
+
+
+def check(config: DataConfig, task: Task) -> list[str]:
+    """Faults of the data part that show before anything is read."""
+    faults = []
+    if config.train is None:
+        faults.append("data.train: not given; give --data FILE (or demo, fables, reviews)")
+    for name, choices in {"document": ("file", "line", "paragraph"), "on_error": ("raise", "skip", "report")}.items():
+        if getattr(config, name) not in choices:
+            faults.append(f"data.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
+    if config.max_length is not None and config.max_length < 2:
+        faults.append(f"data.max_length: {config.max_length} leaves nothing to learn from; at least 2")
+    if config.packing and not task.packs:
+        faults.append(f"data.packing: rows of {task.name} are not packed; leave it out")
+    return faults
+
+
+def load_rows(config: DataConfig, task: Task) -> Loaded:
+    """Read, clean and split. Raises RecipeError with every fault that the sources show."""
+    from llmkit.data.sources import folder_has
+    from llmkit.models.bundled import TEXTS
+
+    def has(part: str) -> bool:
+        return folder_has(config.train, part) or (isinstance(config.train, str) and part in TEXTS.get(config.train, ()))
+
+    given = {"train": config.train, "validation": config.validation, "test": config.test}
+    for part in ("validation", "test"):
+        if given[part] is None and has(part):
+            given[part] = config.train  # the source's own part
+    fraction = given["validation"] if given["validation"] is not None else DEFAULT_FRACTION
+    fraction = fraction if isinstance(fraction, (int, float)) and not isinstance(fraction, bool) else None
+    faults: list[str] = []
+    read = {p: _read(given[p], p, task, config, faults) for p in given if given[p] is not None and not (p == "validation" and fraction is not None)}
+    raise_faults(faults)
+    rows, sources = _assemble(read, fraction, task, config)
+    for part, dataset in rows.items():
+        names = ", ".join(dict.fromkeys(s["name"] for s in sources if s["part"] == part)) or f"split off train ({fraction:g})"
+        say(f"{part}: {plural(len(dataset), 'row')} from {names}", "data")
+    _warn_of_leaks(rows)
+    return Loaded(rows, sources)
+
+
+def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str]) -> list[tuple]:
+    from llmkit.data import cleaning, sources
+
+    found = []
+    try:
+        for source in sources.find(spec, part, config.document):
+            try:
+                found.append((source, cleaning.clean(source, task, config, part)))
+            except RecipeError as e:
+                faults.extend(e.faults)
+    except RecipeError as e:
+        faults.extend(e.faults)
+    for source, cleaned in found:
+        if cleaned.bad:
+            shown = cleaned.bad if config.on_error == "report" else cleaned.bad[: cleaning.SHOWN]
+            more = f"\n         … and {len(cleaned.bad) - len(shown):,} more" if len(shown) < len(cleaned.bad) else ""
+            say(f"{part}: {plural(len(cleaned.bad), 'bad row')} of {source.name} left out:\n         " + "\n         ".join(shown) + more, "warning")
+    return found
+
+
+def _assemble(read: dict[str, list[tuple]], fraction: float | None, task: Task, config: DataConfig) -> tuple[dict, list]:
+    import datasets
+
+    from llmkit.data.splits import split_off, weigh
+
+    parts: dict[str, list[Dataset]] = {p: [] for p in ("train", "validation", "test") if p in read or (p == "validation" and fraction is not None)}
+    for part, found in read.items():
+        for source, cleaned in found:
+            rows = cleaned.rows
+            if part == "train" and fraction is not None:  # before weighing: no copy of a row may land on both sides
+                rows, held = split_off(rows, fraction, config.seed, task) if len(found) == 1 or len(rows) > 1 else (rows, None)
+                parts["validation"] += [held] if held is not None else []
+            parts[part].append(weigh(rows, source.weight, config.seed) if part == "train" else rows)
+    if not parts["validation"]:
+        parts["train"], parts["validation"] = _split_documents(parts["train"], fraction, config, task)
+    rows = {part: datasets.concatenate_datasets(pieces).flatten_indices() for part, pieces in parts.items()}
+    sources = [
+        {"part": part, "name": s.name, "sha256": s.sha256, "rows": len(c.rows), "left_out": len(c.bad)}
+        for part, found in read.items()
+        for s, c in found
+    ]
+    return rows, sources
+
+
+def _split_documents(pieces: list[Dataset], fraction: float, config: DataConfig, task: Task) -> tuple[list, list]:
+    """Many sources of one document each (a folder of .txt files): whole documents are held out."""
+    import datasets
+
+    from llmkit.data.splits import split_off
+
+    kept, held = split_off(datasets.concatenate_datasets(pieces), fraction, config.seed, task)
+    return [kept], [held]
+
+
+def _warn_of_leaks(rows: dict[str, Dataset]) -> None:
+    from llmkit.data.splits import row_hashes
+
+    seen = set(row_hashes(rows["train"]))
+    for part in ("validation", "test"):
+        if part in rows and (shared := sum(h in seen for h in row_hashes(rows[part]))):
+            say(f"{plural(shared, 'row')} of {part} also stand in train: its figures will flatter", "warning")

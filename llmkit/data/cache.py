@@ -1,0 +1,63 @@
+"""What was prepared once, kept on disk under a key made of everything it depends on: reused, never wrongly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+VERSION = 1  # raise it when the shape of what is kept changes
+
+
+def cache_root() -> Path:
+    """`LLMKIT_CACHE`, or llmkit's folder in the cache of the Hugging Face libraries (HF_HOME)."""
+    if given := os.environ.get("LLMKIT_CACHE"):
+        return Path(given).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(home).expanduser() / "llmkit"
+
+
+def digest(*parts: Any) -> str:
+    """A key of anything that JSON can hold."""
+    content = json.dumps([VERSION, *parts], sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def rows_digest(rows: Dataset) -> str:
+    """A key of the content of `rows`, whatever file or order of chunks they came in."""
+    state = hashlib.sha256(repr(rows.features).encode())
+    for batch in rows.with_format("arrow").iter(batch_size=4096):
+        for column in batch.to_pylist():
+            state.update(json.dumps(column, ensure_ascii=False, sort_keys=True).encode())
+    return state.hexdigest()[:32]
+
+
+def kept(kind: str, key: str, build: Callable[[], tuple[Dataset, dict[str, Any]]]) -> tuple[Dataset, dict[str, Any], bool]:
+    """`(dataset, notes, whether it was there)`. One process of a machine builds, the others wait and read."""
+    import datasets
+    from accelerate import PartialState
+
+    folder = cache_root() / f"{kind}-{key}"
+    reused = True
+    with PartialState().local_main_process_first():
+        if not (folder / "notes.json").exists():
+            reused = False
+            dataset, notes = build()
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            dataset.save_to_disk(str(building))
+            (building / "notes.json").write_text(json.dumps(notes, ensure_ascii=False), encoding="utf-8")
+            try:
+                os.rename(building, folder)  # whole or not at all; another machine may have been first
+            except OSError:
+                shutil.rmtree(building, ignore_errors=True)
+    notes = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
+    return datasets.load_from_disk(str(folder)), notes, reused

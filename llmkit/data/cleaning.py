@@ -1,0 +1,92 @@
+"""Raw rows become a task's rows: columns found and renamed, bad rows counted and named, never passed over in silence."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llmkit.data.sources import Row, Source
+from llmkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmkit.recipe import DataConfig
+    from llmkit.task import Task
+
+CHUNK = 10_000
+SHOWN = 5
+
+
+@dataclass
+class Cleaned:
+    """A source's usable rows, and what was wrong with the others."""
+
+    rows: Dataset
+    bad: list[str] = field(default_factory=list)
+    """`where: why`, one for each row that was left out"""
+
+
+def clean(source: Source, task: Task, config: DataConfig, part: str) -> Cleaned:
+    """Read `source` through `task.read_row`. Raises RecipeError for a missing column or, unless told otherwise, bad rows."""
+    import datasets
+    import pyarrow as pa
+
+    bad: list[str] = []
+    raw = iter(source.rows())
+    head = list(itertools.islice(raw, 100))
+    if not head:
+        raise RecipeError(f"data.{part}: {source.name} is empty")
+    names = find_columns(head, task, config, f"data.{part}: {source.name}")
+    good = _readable(itertools.chain(head, raw), task, names, bad)
+    chunks = [pa.Table.from_pylist(chunk) for chunk in _chunks(good)]
+    if bad and config.on_error == "raise":
+        more = f" (and {len(bad) - SHOWN:,} more)" if len(bad) > SHOWN else ""
+        fix = "mend them, or leave them out with --data.on_error skip"
+        raise RecipeError(f"{len(bad):,} bad {'row' if len(bad) == 1 else 'rows'}: {'; '.join(bad[:SHOWN])}{more}; {fix}")
+    if not chunks:
+        raise RecipeError(f"data.{part}: {source.name} has no usable row; {'; '.join(bad[:SHOWN])}")
+    return Cleaned(datasets.Dataset(pa.concat_tables(chunks, promote_options="permissive")), bad)
+
+
+def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) -> dict[str, str]:
+    """`{the task's column: the source's}`, from the first rows. Raises RecipeError with what is there."""
+    there = list(dict.fromkeys(key for _, row in head if isinstance(row, Mapping) for key in row))
+    if not there and head and not isinstance(head[0][1], Mapping):
+        return {column: column for column in task.columns}  # not one row could be read: each will be named
+    names, faults = {}, []
+    for column, usual in task.columns.items():
+        wanted = config.columns.get(column)
+        found = [n for n in ((wanted,) if wanted else (column, *usual)) if n in there]
+        if found:
+            names[column] = found[0]
+        elif wanted:
+            faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); its columns are {', '.join(there)}")
+        elif column not in task.optional_columns:
+            faults.append(
+                f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME"
+            )
+    faults += [f"data.columns.{c}: the task reads no such column; it reads {', '.join(task.columns)}" for c in config.columns if c not in task.columns]
+    if faults:
+        raise RecipeError(*faults)
+    return names
+
+
+def _readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
+    for where, row in raw:
+        if isinstance(row, ValueError):
+            bad.append(f"{where}: {row}")
+        elif not isinstance(row, Mapping):
+            bad.append(f"{where}: {type(row).__name__}, not a mapping of columns")
+        else:
+            try:
+                yield task.read_row({column: row.get(name) for column, name in names.items()})
+            except ValueError as e:
+                bad.append(f"{where}: {e}")
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    while chunk := list(itertools.islice(rows, CHUNK)):
+        yield chunk

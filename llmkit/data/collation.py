@@ -1,0 +1,88 @@
+"""Features become a batch of tensors. Packed documents are kept apart in one of the layouts below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+IGNORED = -100
+LAYOUTS = ("positions", "blocks")
+"""How packed documents are kept apart. `positions`: position ids restart, and the library derives the mask from them
+(decoders; needs no attention mask and no cache). `blocks`: a mask of blocks as well (encoders). `padded`, which is
+neither, is a document a row."""
+
+
+def pad(values: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
+    """Ragged rows as one int64 tensor (rows, longest)."""
+    width = max(len(v) for v in values)
+    out = np.full((len(values), width), filler, dtype=np.int64)
+    for row, ids in zip(out, values, strict=True):
+        row[: len(ids)] = ids
+    return torch.from_numpy(out)
+
+
+def tokens(features: list[dict[str, Any]], pad_id: int, layout: str, causal: bool) -> dict[str, torch.Tensor]:
+    """`input_ids` (rows, longest) with what attention needs: `attention_mask` (rows, longest) when padded, otherwise
+    `position_ids` (rows, longest), and in blocks a boolean `attention_mask` (rows, 1, longest, longest)."""
+    ids = pad([f["input_ids"] for f in features], pad_id)
+    if layout == "padded":
+        lengths = torch.tensor([len(f["input_ids"]) for f in features])
+        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+    segments, positions = segment_ids(features, ids.shape[1])
+    batch = {"input_ids": ids, "position_ids": positions}
+    if layout == "blocks":
+        mask = segments[:, :, None] == segments[:, None, :]
+        batch["attention_mask"] = (mask.tril() if causal else mask)[:, None]
+    return batch
+
+
+def segment_ids(features: list[dict[str, Any]], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each token, its document's number in the row and its place in the document: two (rows, width). Padding
+    counts as a last document, so that it neither sees nor is seen."""
+    numbers, places = [], []
+    for f in features:
+        lengths = [*f.get("segments", [len(f["input_ids"])])]
+        lengths.append(width - sum(lengths))
+        numbers.append(np.repeat(np.arange(len(lengths)), lengths))
+        places.append(np.concatenate([np.arange(n) for n in lengths]))
+    return torch.from_numpy(np.stack(numbers)), torch.from_numpy(np.stack(places).astype(np.int64))
+
+
+def starts(features: list[dict[str, Any]], width: int) -> torch.Tensor:
+    """Where a document begins: boolean (rows, width)."""
+    return segment_ids(features, width)[1] == 0
+
+
+def keeps_apart(model: Any, causal: bool) -> str | None:
+    """The cheapest layout under which `model` gives packed documents the logits they get alone, found by trying; None
+    where none does (a recurrent model, say)."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(0, vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
+    alone = [{"input_ids": ids[:5]}, {"input_ids": ids[5:]}]
+    together = [{"input_ids": ids, "segments": [5, 7]}]
+    was_training, device = model.training, model.device
+    model.eval()
+    try:
+        with torch.no_grad():
+            def logits(features: list[dict[str, Any]], layout: str) -> torch.Tensor:
+                batch = tokens(features, 0, layout, causal)
+                return model(**{k: v.to(device) for k, v in batch.items()}, **_no_cache(model)).logits[0].float()
+
+            expected = torch.cat([logits([f], "padded") for f in alone])
+            tolerance = 1e-3 * expected.abs().max() if model.dtype == torch.float32 else 0.05 * expected.abs().max()
+            for layout in LAYOUTS:
+                try:
+                    if (logits(together, layout) - expected).abs().max() < tolerance:
+                        return layout
+                except (TypeError, ValueError, RuntimeError, IndexError):  # this architecture takes no such mask
+                    continue
+    finally:
+        model.train(was_training)
+    return None
+
+
+def _no_cache(model: Any) -> dict[str, bool]:
+    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}

@@ -1,0 +1,94 @@
+"""Which rows meet in a batch: a function of (seed, epoch) alone, the same for 8×1, 4×2 and two processes.
+
+The stock way shuffles from global random state, groups by length in an order that a resumed run cannot find again, and
+fills the last batch of a multi-process epoch with rows trained twice. Here a filler is marked (`row = -1`), and its
+batch weighs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+FILLER = -1
+MEGABATCH = 50  # batches whose rows are sorted together when grouping by length
+
+
+class EpochSampler(torch.utils.data.Sampler):
+    """This process's micro-batches of an epoch, as lists of `(position, epoch, is a filler)`.
+
+    A global batch is `batch_size × accumulation × processes` consecutive positions of one order; process r takes
+    micro-batches r, r + processes, … of it. `lengths` groups rows of like length, with whole global batches shuffled.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, accumulation: int = 1, rank: int = 0, processes: int = 1,
+                 seed: int = 0, shuffle: bool = True, lengths: Sequence[int] | None = None, drop_last: bool = False):
+        self.size, self.batch_size, self.accumulation = size, batch_size, accumulation
+        self.rank, self.processes, self.seed, self.shuffle = rank, processes, seed, shuffle
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.drop_last = drop_last
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        step = self.batch_size * self.processes
+        return self.size // step if self.drop_last else math.ceil(self.size / step)
+
+    def order(self) -> np.ndarray:
+        """Every position once, in this epoch's order: (size,)."""
+        if not self.shuffle:
+            return np.arange(self.size)
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(self.size)
+        if self.lengths is None:
+            return order
+        batch = self.batch_size * self.accumulation * self.processes
+        pool = batch * MEGABATCH
+        order = np.concatenate([p[np.argsort(-self.lengths[p], kind="stable")] for p in np.split(order, range(pool, self.size, pool))])
+        whole = self.size // batch
+        batches = order[: whole * batch].reshape(whole, batch)
+        longest = batches[:1].copy() if whole else batches  # first: memory that will not do is found at once
+        return np.concatenate([longest.ravel(), batches[1:][random.permutation(max(whole - 1, 0))].ravel(), order[whole * batch :]])
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
+        order = self.order()
+        for step in range(len(self)):
+            start = (step * self.processes + self.rank) * self.batch_size
+            mine = [(int(i), self.epoch, False) for i in order[start : start + self.batch_size]]
+            yield mine + [(int(order[k % self.size]), self.epoch, True) for k in range(self._missing(step, len(mine)))]
+
+    def _missing(self, step: int, mine: int) -> int:
+        """Fillers for this micro-batch: as many as make it as long as rank 0's, so that ranks stay in step."""
+        start = step * self.processes * self.batch_size
+        return min(self.batch_size, self.size - start) - mine
+
+
+class RowView(torch.utils.data.Dataset):
+    """Features by `(position, epoch, is a filler)`; each comes with `row` (FILLER for a filler) and `epoch`."""
+
+    def __init__(self, features: Any):
+        self.features = features
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int, bool]]) -> list[dict[str, Any]]:
+        columns = self.features[[position for position, _, _ in keys]]
+        names = [n for n in columns if n != "row"]
+        return [
+            {**{n: columns[n][i] for n in names}, "row": FILLER if filler else position, "epoch": epoch}
+            for i, (position, epoch, filler) in enumerate(keys)
+        ]
+
+
+class EpochLoader(torch.utils.data.DataLoader):
+    """A DataLoader that hands `set_epoch` on to its batch sampler, as the Trainer expects of it."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)

@@ -1,0 +1,270 @@
+"""What can be read: a spec (path, glob, folder, hub id, bundled name, Dataset, rows) becomes named sources of raw rows.
+
+A raw row leaves here as `(where, mapping)`; `where` is what an error names: `my.jsonl line 12`.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob as globbing
+import hashlib
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmkit.errors import RecipeError, suggest
+from llmkit.models import bundled
+
+Row = tuple[str, Mapping[str, Any]]
+SPLIT_WORDS = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test", "testing"}}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to read: `rows()` yields its raw rows, `sha256` says which bytes they come from."""
+
+    name: str
+    rows: Callable[[], Iterable[Row]]
+    sha256: str | None
+    weight: float = 1.0
+    is_text: bool = False
+    """Whether a row is a stretch of plain text, with the one column `text`."""
+    files: tuple[Path, ...] = field(default=(), compare=False)
+
+
+def find(spec: Any, part: str, document: str = "file") -> list[Source]:
+    """The sources that `spec` names for `part` (train, validation, test). Raises RecipeError."""
+    if isinstance(spec, (list, tuple)) and not (spec and isinstance(spec[0], Mapping) and "source" not in spec[0]):
+        found = []
+        for entry in spec:
+            weight = float(entry.get("weight", 1)) if isinstance(entry, Mapping) else 1.0
+            if weight <= 0:
+                raise RecipeError(f"data.{part}: weight {weight:g} of {entry['source']!r} is not above 0")
+            for source in find(entry["source"] if isinstance(entry, Mapping) else entry, part, document):
+                found.append(Source(**{**source.__dict__, "weight": source.weight * weight}))
+        if not found:
+            raise RecipeError(f"data.{part}: an empty list")
+        return found
+    if isinstance(spec, (list, tuple)) or hasattr(spec, "column_names"):
+        return [Source(f"{type(spec).__name__} of {len(spec)} rows", lambda: _from_memory(spec), None)]
+    if isinstance(spec, Path):
+        spec = str(spec)
+    if not isinstance(spec, str):
+        raise RecipeError(f"data.{part}: {spec!r} is no path, glob, hub id, bundled name, list or Dataset")
+    return _find_named(spec, part, document)
+
+
+def _find_named(spec: str, part: str, document: str) -> list[Source]:
+    path = Path(spec).expanduser()
+    if path.is_file():
+        return [_file(path, document)]
+    if path.is_dir():
+        return _folder(path, part, document)
+    if any(c in spec for c in "*?") or ("[" in spec and not spec.endswith("]")):
+        files = sorted(Path(p) for p in globbing.glob(str(path), recursive=True) if Path(p).is_file())
+        if not files:
+            raise RecipeError(f"data.{part}: no file matches {spec!r}")
+        return [_file(f, document) for f in files]
+    name, _, split = spec.removesuffix("]").partition("[")
+    if name in bundled.TEXTS:
+        return [bundled_source(name, split or part, part)]
+    looks_like_file = bool(_suffix(path)) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
+    if looks_like_file and not spec.startswith("hub:"):
+        around = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = suggest(path.name, around) if around else f"the folder {str(path.parent)!r} does not exist"
+        raise RecipeError(f"data.{part}: no file {spec!r}; {hint}")
+    return [_hub(name.removeprefix("hub:"), split or part, part, spec)]
+
+
+def bundled_source(name: str, split: str, part: str = "train") -> Source:
+    """The bundled text `name`, one of its splits."""
+    try:
+        rows = bundled.read_text(name, split)
+    except KeyError:
+        raise RecipeError(f"data.{part}: {name!r} has no split {split!r}; it has {', '.join(bundled.TEXTS[name])}") from None
+    digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    label = f"{name}[{split}]"
+    return Source(label, lambda: ((f"{label} row {i + 1}", row) for i, row in enumerate(rows)), digest)
+
+
+def _suffix(path: Path) -> str:
+    """`.jsonl` of a.jsonl, b.jsonl.gz and c.JSONL.zst; empty where llmkit has no reader for it."""
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".zst"):
+        suffixes.pop()
+    return suffixes[-1] if suffixes and suffixes[-1] in READERS else ""
+
+
+def _file(path: Path, document: str) -> Source:
+    suffix = _suffix(path)
+    if not suffix:
+        raise RecipeError(f"{path}: cannot read {path.suffix or 'a file without ending'}; readable: {', '.join(READERS)} (and .gz, .zst)")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    text = suffix in (".txt", ".md")
+    read = (lambda: _read_text(path, document)) if text else (lambda: READERS[suffix](path))
+    return Source(str(path), read, digest, is_text=text, files=(path,))
+
+
+def _folder(path: Path, part: str, document: str) -> list[Source]:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        import datasets
+
+        loaded = datasets.load_from_disk(str(path))
+        if isinstance(loaded, datasets.DatasetDict):
+            if part not in loaded:
+                raise RecipeError(f"data.{part}: {path} has no split {part!r}; it has {', '.join(loaded)}")
+            loaded = loaded[part]
+        return [Source(str(path), lambda: _from_memory(loaded), None)]
+    files = sorted(f for f in path.rglob("*") if f.is_file() and _suffix(f) and f.name != "SOURCE.txt")
+    named = [f for f in files if _words(f) & SPLIT_WORDS[part]]
+    if not files or (part != "train" and not named):
+        raise RecipeError(f"data.{part}: {path} holds no {'' if part == 'train' else part + ' '}file to read ({', '.join(READERS)})")
+    return [_file(f, document) for f in named or files]
+
+
+def _words(path: Path) -> set[str]:
+    return set(re.split(r"[^a-z]+", path.name.lower()))
+
+
+def folder_has(path: Any, part: str) -> bool:
+    """Whether a folder given as training data holds a part of its own (`test.csv` beside `train.csv`)."""
+    if not isinstance(path, (str, Path)) or not Path(path).expanduser().is_dir():
+        return False
+    try:
+        return bool(find(path, part)) and bool(find(path, "train"))
+    except RecipeError:
+        return False
+
+
+def _from_memory(rows: Any) -> Iterator[Row]:
+    labels = {k: f for k, f in (getattr(rows, "features", None) or {}).items() if hasattr(f, "int2str")}
+    for i, row in enumerate(rows):
+        named = {k: labels[k].int2str(v) if k in labels and v is not None and v >= 0 else v for k, v in row.items()}
+        yield f"row {i + 1}", named
+
+
+def _hub(name: str, split: str, part: str, spec: str) -> Source:
+    from llmkit.models import hub
+
+    hub.require_reachable(f"data.{part}: {spec!r} is no file, folder or bundled name ({', '.join(bundled.TEXTS)})")
+    import datasets
+
+    owner, *rest = name.split("/")
+    repo, config = ("/".join([owner, *rest[:1]]), rest[1] if len(rest) > 1 else None)
+    try:
+        loaded = datasets.load_dataset(repo, config, split=split)
+    except Exception as e:  # the hub's errors have no common class; their first line says what they mean
+        raise RecipeError(f"data.{part}: {spec!r} cannot be had from the hub: {str(e).splitlines()[0]}") from None
+    return Source(spec, lambda: _from_memory(loaded), None)
+
+
+def _open(path: Path) -> io.TextIOWrapper:
+    import pyarrow
+
+    # pyarrow unpacks .gz and .zst by the file's ending; a byte-order mark is no text
+    return io.TextIOWrapper(pyarrow.input_stream(str(path), compression="detect"), encoding="utf-8-sig", newline="")
+
+
+def _decoded(path: Path, read: Callable[[io.TextIOWrapper], Iterable[Any]]) -> Iterator[Any]:
+    try:
+        with _open(path) as file:
+            yield from read(file)
+    except UnicodeDecodeError as e:
+        raise RecipeError(
+            f"{path}: byte {e.start} is not UTF-8 (0x{e.object[e.start]:02x}); convert it first, such as: iconv -f GB18030 -t UTF-8"
+        ) from None
+    except OSError as e:
+        raise RecipeError(f"{path}: cannot be read ({e})") from None
+
+
+def _read_text(path: Path, document: str) -> Iterator[Row]:
+    if document == "file":
+        content = "".join(_decoded(path, lambda f: [f.read()]))
+        yield str(path), {"text": content}
+        return
+    lines = ((i, line.rstrip("\r\n")) for i, line in enumerate(_decoded(path, lambda f: f), 1))
+    if document == "line":
+        yield from ((f"{path} line {i}", {"text": line}) for i, line in lines if line.strip())
+        return
+    for filled, group in itertools.groupby(lines, key=lambda pair: bool(pair[1].strip())):
+        if filled:
+            start, first = next(group)
+            yield f"{path} line {start}", {"text": "\n".join([first, *(line for _, line in group)])}
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    for i, line in enumerate(_decoded(path, lambda f: f), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as e:
+                row = ValueError(f"not JSON ({e.msg} at column {e.colno})")
+            yield f"{path} line {i}", row
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    try:
+        content = json.loads("".join(_decoded(path, lambda f: [f.read()])))
+    except json.JSONDecodeError as e:
+        if e.msg == "Extra data":  # a row a line under the wrong name
+            yield from _read_jsonl(path)
+            return
+        raise RecipeError(f"{path} line {e.lineno}: not JSON ({e.msg})") from None
+    if isinstance(content, Mapping):
+        content = next((v for v in content.values() if isinstance(v, list)), None)
+    if not isinstance(content, list):
+        raise RecipeError(f"{path}: neither a list of rows nor a mapping that holds one")
+    yield from ((f"{path} row {i}", row) for i, row in enumerate(content, 1))
+
+
+def _read_csv(path: Path, delimiter: str = ",") -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(_decoded(path, lambda f: f), delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, None)
+        for values in reader:
+            where = f"{path} line {reader.line_num}"
+            if not values:
+                continue
+            if len(values) != len(header):  # the stock reader shifts such a row silently
+                yield where, ValueError(f"{len(values)} fields where the header has {len(header)}")
+            else:
+                yield where, dict(zip(header, values, strict=True))
+    except csv.Error as e:
+        raise RecipeError(f"{path} line {reader.line_num}: not CSV ({e})") from None
+
+
+def _read_tsv(path: Path) -> Iterator[Row]:
+    return _read_csv(path, delimiter="\t")
+
+
+def _read_table(path: Path) -> Iterator[Row]:
+    import datasets
+    import pyarrow
+
+    try:
+        if _suffix(path) == ".parquet":
+            loaded = datasets.Dataset(__import__("pyarrow.parquet").parquet.read_table(path))
+        else:
+            loaded = datasets.Dataset.from_file(str(path))
+    except (pyarrow.ArrowInvalid, OSError) as e:
+        raise RecipeError(f"{path}: not {_suffix(path)[1:]} ({str(e).splitlines()[0]})") from None
+    return ((f"{path} {where}", row) for where, row in _from_memory(loaded))
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".txt": lambda p: _read_text(p, "file"),
+    ".md": lambda p: _read_text(p, "file"),
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_table,
+    ".arrow": _read_table,
+}

@@ -1,0 +1,59 @@
+"""Splits by document, before packing, decided by what a document says: the same rows fall the same way in any order,
+on any machine, and two equal documents never fall on both sides."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from llmkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmkit.task import Task
+
+
+def row_hashes(rows: Dataset, seed: int = 0) -> list[bytes]:
+    """A digest of each row's content."""
+    key = str(seed).encode()
+    return [hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=12, key=key).digest() for row in rows]
+
+
+def split_off(rows: Dataset, fraction: float, seed: int, task: Task) -> tuple[Dataset, Dataset]:
+    """`(the rest, about fraction of the rows)`. A lone document is cut near its end instead. Raises RecipeError."""
+    if not 0 < fraction < 1:
+        raise RecipeError(f"data.validation: the fraction {fraction:g} is not between 0 and 1")
+    if len(rows) == 1 and task.whole_documents:
+        return _cut(rows, fraction)
+    hashes = row_hashes(rows, seed)
+    distinct = sorted(set(hashes))
+    held = set(distinct[: max(1, round(fraction * len(distinct)))])
+    if len(held) == len(distinct):
+        raise RecipeError(f"data.validation: {len(rows)} rows ({len(distinct)} distinct) cannot be split; give a file or more rows")
+    kept = [i for i, h in enumerate(hashes) if h not in held]
+    return rows.select(kept), rows.select([i for i, h in enumerate(hashes) if h in held])
+
+
+def _cut(rows: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
+    import datasets
+
+    text = rows[0]["text"]
+    at = int(len(text) * (1 - fraction))
+    at = text.find("\n", at) + 1 or at  # at the end of a line, where there is one
+    if not text[:at].strip() or not text[at:].strip():
+        raise RecipeError("data.validation: the only document is too short to be cut; give a file of its own")
+    return datasets.Dataset.from_list([{"text": text[:at]}]), datasets.Dataset.from_list([{"text": text[at:]}])
+
+
+def weigh(rows: Dataset, weight: float, seed: int) -> Dataset:
+    """Rows as often as `weight` says: 2 is twice each, 0.5 a half of them, chosen by content."""
+    import datasets
+
+    whole, part = int(weight), weight - int(weight)
+    parts = [rows] * whole
+    if part:
+        hashes = row_hashes(rows, seed)
+        order = sorted(range(len(rows)), key=lambda i: hashes[i])
+        parts.append(rows.select(sorted(order[: round(part * len(rows))])))
+    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]

@@ -1,0 +1,34 @@
+"""What a user did wrong, said in one line a fault: the value, the alternatives, the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecipeError(ValueError):
+    """Wrong usage or input. `faults` holds one line for each; the command line prints them and exits with 2."""
+
+    def __init__(self, *faults: str):
+        self.faults = list(faults)
+        super().__init__("\n".join(faults))
+
+
+class RunFailed(RuntimeError):
+    """A run that was rightly asked for and went wrong (a loss that is no number, say); exit status 1."""
+
+
+def raise_faults(faults: list[str]) -> None:
+    """Raise one `RecipeError` with every fault collected so far, or do nothing."""
+    if faults:
+        raise RecipeError(*dict.fromkeys(faults))
+
+
+def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:
+    """`did you mean 'x'?`, or the choices themselves when nothing is near."""
+    choices = sorted(map(str, choices))
+    near = difflib.get_close_matches(str(word), choices, n=2, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
+    shown = ", ".join(choices[:limit])
+    return f"choose from: {shown}" + (f", … ({len(choices)} in all)" if len(choices) > limit else "")

@@ -1,0 +1,1 @@
+"""Metrics, the baselines beside them, and how sure they are."""

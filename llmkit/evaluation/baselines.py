@@ -1,0 +1,66 @@
+"""What a number must be held against: models that need no training to speak of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def majority_accuracy(train: Any, evaluation: Any) -> float:
+    """Accuracy of always saying the commonest training label."""
+    values, counts = np.unique(np.asarray(train[:]), return_counts=True)
+    return float((np.asarray(evaluation[:]) == values[counts.argmax()]).mean())
+
+
+def tfidf_accuracy(train: Any, evaluation: Any) -> float:
+    """Accuracy of TF-IDF over words and characters (1 to 4) + logistic regression (scikit-learn)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline, make_union
+
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    model = make_pipeline(make_union(words, characters), LogisticRegression(C=10, max_iter=1000))
+    model.fit(train["text"][:], train["label"][:])
+    return float(model.score(evaluation["text"][:], evaluation["label"][:]))
+
+
+def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All token ids of the features, and whether each begins a document."""
+    ids, first = [], []
+    for row in features:
+        ids.append(np.asarray(row["input_ids"], dtype=np.int64))
+        begins = np.zeros(len(ids[-1]), dtype=bool)
+        begins[np.cumsum([0, *row.get("segments", [])[:-1]])] = True
+        first.append(begins)
+    return np.concatenate(ids), np.concatenate(first)
+
+
+def _unigram(ids: np.ndarray, size: int) -> np.ndarray:
+    return (np.bincount(ids, minlength=size) + 1.0) / (len(ids) + size)
+
+
+def unigram_loss(train: Any, evaluation: Any) -> float:
+    """Nats per token of add-one token frequencies."""
+    (ids, _), (held, _) = _tokens(train), _tokens(evaluation)
+    size = int(max(ids.max(), held.max())) + 1
+    return float(-np.log(_unigram(ids, size)[held]).mean())
+
+
+def bigram_loss(train: Any, evaluation: Any) -> float:
+    """Nats per predicted token of a bigram model with Witten-Bell smoothing (Witten and Bell 1991)."""
+    (ids, first), (held, held_first) = _tokens(train), _tokens(evaluation)
+    size = int(max(ids.max(), held.max())) + 1
+    unigram = _unigram(ids, size)
+    pairs = (ids[:-1] * size + ids[1:])[~first[1:]]
+    kinds, counts = np.unique(pairs, return_counts=True)
+    followers = np.bincount(kinds // size, minlength=size)  # distinct tokens seen after each
+    seen = np.bincount(kinds // size, weights=counts, minlength=size)
+    wanted = (held[:-1] * size + held[1:])[~held_first[1:]]
+    at = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
+    count = np.where(kinds[at] == wanted, counts[at], 0)
+    before, after = wanted // size, wanted % size
+    share = seen[before] + followers[before]
+    known = (count + followers[before] * unigram[after]) / np.maximum(share, 1)
+    return float(-np.log(np.where(share > 0, known, unigram[after])).mean())

@@ -1,0 +1,1 @@
+"""Models and tokenizers: real Transformers objects, by name, from scratch, with an adapter."""

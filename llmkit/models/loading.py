@@ -1,0 +1,213 @@
+"""Models: pretrained, from scratch, with an adapter; safetensors only, never a repository's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.console import say
+from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.models import hub
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmkit.recipe import ModelConfig
+    from llmkit.task import Task
+
+PEFT_TASKS = {
+    "AutoModelForCausalLM": "CAUSAL_LM",
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
+    "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
+    "AutoModel": "FEATURE_EXTRACTION",
+}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def check(config: ModelConfig, task: Task) -> list[str]:
+    """Faults of the model part that show before any weight is read."""
+    faults = []
+    if config.name is None:
+        return [f"model.name: not given; give --model FOLDER, a hub id, or {', '.join(hub.bundled.MODELS)}"]
+    if config.dtype not in DTYPES:
+        faults.append(f"model.dtype: {config.dtype!r}; choose from {', '.join(DTYPES)}")
+    try:
+        if config.adapter:
+            adapter_config(config.adapter, task)
+        if isinstance(config.name, (str, Path)):
+            architecture(config, task)
+    except RecipeError as e:
+        faults.extend(e.faults)
+    return faults
+
+
+def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
+    """The model's config with the recipe's own fields laid over it. Raises RecipeError for a field it does not have,
+    a model the task cannot use, or a field that would change the shape of pretrained weights."""
+    from transformers import CONFIG_MAPPING
+
+    name = str(config.name)
+    if config.from_scratch and name in CONFIG_MAPPING and not Path(name).is_dir():
+        base = CONFIG_MAPPING[name]()
+    else:
+        base = read_config(name, config.from_scratch)
+    known = {*base.to_dict(), *getattr(base, "attribute_map", {})}
+    faults = [f"model.config.{k}: {type(base).__name__} has no such field; {suggest(k, known)}" for k in config.config if k not in known]
+    raise_faults(faults)
+    wanted = type(base).from_dict({**base.to_dict(), **_own_names(base, config.config)})
+    _check_use(wanted, task, name)
+    if config.config and not config.from_scratch:
+        _keep_shapes(base, wanted, config.config, task)
+    return wanted
+
+
+def read_config(name: str, from_scratch: bool = False) -> PretrainedConfig:
+    """The config of a folder, .gguf file, hub id or bundled model; an adapter gives its base model's."""
+    from transformers import AutoConfig
+
+    path = hub.find_model(name, weights=not from_scratch)
+    if (path / "adapter_config.json").exists():
+        path = hub.find_model(base_of(path))
+    try:
+        if path.suffix == ".gguf":
+            return AutoConfig.from_pretrained(str(path.parent), gguf_file=path.name)
+        return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as e:
+        raise RecipeError(f"model {name!r}: its config cannot be read ({str(e).splitlines()[0]})") from None
+
+
+def base_of(adapter: Path) -> str:
+    """The model an adapter was trained on; a bundled one is found wherever llmkit lies now."""
+    import json
+
+    base = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    moved = not Path(base).exists() and Path(base).name in hub.bundled.MODELS
+    return Path(base).name if moved else base
+
+
+def _own_names(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {getattr(base, "attribute_map", {}).get(k, k): v for k, v in given.items()}
+
+
+def _check_use(config: Any, task: Task, name: str) -> None:
+    import transformers
+
+    if type(config) not in getattr(transformers, task.auto_class)._model_mapping:
+        raise RecipeError(f"model {name!r}: a {config.model_type} model cannot do {task.name} ({task.auto_class} does not know it)")
+
+
+def _keep_shapes(base: Any, wanted: Any, given: Mapping[str, Any], task: Task) -> None:
+    import torch
+    import transformers
+
+    auto = getattr(transformers, task.auto_class)
+
+    def shapes(config: Any) -> dict[str, Any]:
+        with torch.device("meta"):
+            return {k: v.shape for k, v in auto.from_config(config).state_dict().items()}
+
+    if shapes(base) != shapes(wanted):
+        raise RecipeError(f"model.config: {', '.join(given)} would change the shape of pretrained weights; only with --model.from_scratch")
+
+
+def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, training: bool = True) -> PreTrainedModel:
+    """The model that a recipe asks for: the task's head, its labels, the adapter, the dtype. Weights are read as
+    float32 to train (bf16 is then autocast's business); under an adapter, and for inference, as they are stored."""
+    import transformers
+
+    if not isinstance(config.name, (str, Path)):
+        return _adapt(config.name, config, task)
+    auto = getattr(transformers, task.auto_class)
+    wanted = architecture(config, task)
+    for key, value in task.model_kwargs().items():
+        setattr(wanted, key, value)
+    if wanted.pad_token_id is None or config.from_scratch:
+        wanted.pad_token_id = tokenizer.pad_token_id
+    if config.from_scratch:
+        wanted.vocab_size = len(tokenizer)
+        for token in ("bos", "eos", "sep", "cls", "mask"):
+            setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
+        return _adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
+    path = hub.find_model(str(config.name))
+    model = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter))
+    if model.get_input_embeddings().num_embeddings < len(tokenizer):
+        say(f"embeddings grown from {model.get_input_embeddings().num_embeddings:,} to the tokenizer's {len(tokenizer):,}", "decided")
+        model.resize_token_embeddings(len(tokenizer))
+    return _adapt(model, config, task, training)
+
+
+def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
+    folder, adapter = path, None
+    if (path / "adapter_config.json").exists():
+        adapter, folder = path, hub.find_model(base_of(path))
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "trust_remote_code": False}
+    if folder.suffix == ".gguf":
+        folder, options["gguf_file"] = folder.parent, folder.name
+    else:
+        options |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
+    try:
+        model, loading = auto.from_pretrained(str(folder), output_loading_info=True, **options)
+    except (OSError, ValueError, ImportError) as e:
+        raise RecipeError(f"model {str(path)!r}: cannot be loaded ({str(e).splitlines()[0]})") from None
+    new = sorted({*loading["missing_keys"], *(m[0] for m in loading["mismatched_keys"])})
+    if new and adapter is None:
+        say(f"new weights, to be trained: {', '.join(new[:4])}" + (f" and {len(new) - 4} more" if len(new) > 4 else ""), "decided")
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    return model
+
+
+def _dtype(config: ModelConfig, fp32: bool) -> Any:
+    import torch
+
+    if config.dtype != "auto":
+        return getattr(torch, config.dtype)
+    return torch.float32 if fp32 else "auto"
+
+
+def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
+    """PEFT's own config from the recipe's mapping. Raises RecipeError for a method or field that PEFT does not have."""
+    import dataclasses
+
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    methods = {str(k.value).lower(): v for k, v in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    fields = dict(adapter)
+    method = str(fields.pop("type", "lora")).lower()
+    if method not in methods:
+        raise RecipeError(f"model.adapter.type: {method!r} is no PEFT method; {suggest(method, methods)}")
+    known = {f.name for f in dataclasses.fields(methods[method])}
+    raise_faults([f"model.adapter.{k}: {methods[method].__name__} has no such field; {suggest(k, known)}" for k in fields if k not in known])
+    try:
+        return methods[method](**{"task_type": PEFT_TASKS.get(task.auto_class), **fields})
+    except (TypeError, ValueError) as e:
+        raise RecipeError(f"model.adapter: {str(e).splitlines()[0]}") from None
+
+
+def _adapt(model: Any, config: ModelConfig, task: Task, training: bool = True) -> Any:
+    if not config.adapter or not training:
+        return model
+    from peft import get_peft_model
+    from transformers.pytorch_utils import Conv1D
+
+    wanted = adapter_config(config.adapter, task)
+    if hasattr(wanted, "fan_in_fan_out") and any(isinstance(m, Conv1D) for m in model.modules()):
+        wanted.fan_in_fan_out = True
+    try:
+        model = get_peft_model(model, wanted)
+    except ValueError as e:
+        raise RecipeError(f"model.adapter: {str(e).splitlines()[0]}") from None
+    trainable, total = model.get_nb_trainable_parameters()
+    say(f"adapter {config.adapter.get('type', 'lora')}: {trainable:,} of {total:,} parameters train", "decided")
+    return model
+
+
+def positions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The longest row the model takes, or None where it has no limit."""
+    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((n for n in limits if n and n < 10**9), default=None)

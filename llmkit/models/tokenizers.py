@@ -1,0 +1,116 @@
+"""Tokenizers: loaded, or trained on the training rows. One pad policy.
+
+Padding is told from text by position, never by id (collation makes labels and masks from lengths), so EOS may serve as
+the pad token and the real EOS is still trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmkit.console import say
+from llmkit.data import cache
+from llmkit.errors import RecipeError
+from llmkit.models import hub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from llmkit.recipe import ModelConfig
+    from llmkit.task import Task
+
+TRAINED = ("bpe", "wordpiece", "char")
+END = "<|endoftext|>"
+BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+
+
+def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
+    """The tokenizer that the model part asks for: an object, trained (bpe, wordpiece, char), named, or the model's own."""
+    wanted = config.tokenizer
+    if wanted is not None and not isinstance(wanted, (str, Path)):
+        return with_pad(wanted)
+    if wanted in TRAINED:
+        return _trained(str(wanted), config.tokenizer_size, task, rows)
+    return load(str(wanted or config.name))
+
+
+def load(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, .gguf file, hub id or bundled model. Raises RecipeError where there is none."""
+    from transformers import AutoTokenizer
+
+    path = hub.find_model(name, weights=False)
+    try:
+        if path.suffix == ".gguf":
+            return with_pad(AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name))
+        return with_pad(AutoTokenizer.from_pretrained(str(path), trust_remote_code=False))
+    except (OSError, ValueError, KeyError, ImportError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise RecipeError(f"tokenizer {name!r}: {reason}; give one with --model.tokenizer FOLDER, or train one: {', '.join(TRAINED)}") from None
+
+
+def with_pad(tokenizer: Any) -> Any:
+    """The pad policy: EOS pads where a tokenizer has no pad token."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    return tokenizer
+
+
+def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
+    """Trained once per content, by one process of a machine, and kept."""
+    from accelerate import PartialState
+    from transformers import AutoTokenizer
+
+    key = cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows.select_columns(["text"])))
+    folder = cache.cache_root() / f"tokenizer-{key}"
+    with PartialState().local_main_process_first():
+        if not folder.exists():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder.parent) as building:
+                train(kind, size, (row["text"] for row in rows), task.tokenizer_style).save_pretrained(f"{building}/it")
+                if not folder.exists():
+                    os.rename(f"{building}/it", folder)
+    tokenizer = with_pad(AutoTokenizer.from_pretrained(str(folder)))
+    say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows", "decided")
+    return tokenizer
+
+
+def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> PreTrainedTokenizerBase:
+    """A new tokenizer: `kind` bpe (bytes: nothing is unknown), wordpiece, or char; `style` gpt2 (ends with
+    `<|endoftext|>`) or bert (`[CLS] … [SEP]`). `size` bounds the vocabulary of bpe and wordpiece."""
+    import tokenizers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    unknown = BERT["unk_token"] if style == "bert" or kind == "wordpiece" else "<unk>"
+    special = list(BERT.values()) if style == "bert" else [END] if kind == "bpe" else [END, unknown]
+    if kind == "bpe":
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    elif kind == "wordpiece":
+        backend = tokenizers.Tokenizer(models.WordPiece(unk_token=unknown))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+    else:
+        backend = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
+        backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+        backend.decoder = decoders.Fuse()
+        trainer = trainers.WordLevelTrainer(vocab_size=10**6, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    if style == "bert":
+        first, last = (backend.token_to_id(BERT[k]) for k in ("cls_token", "sep_token"))
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", first), ("[SEP]", last)]
+        )
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **BERT)
+    names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)

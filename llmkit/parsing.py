@@ -1,0 +1,292 @@
+"""From what was typed to a recipe: dotted flags and YAML become one nested mapping, laid over a recipe.
+
+The same few functions serve `accelerate launch recipes/x.py`, `python recipes/x.py`, `llmkit train x` and YAML files.
+Every fault is collected and raised once. Nothing here imports torch. Why not a library: docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
+from llmkit.task import Task
+from llmkit.tasks import find_task
+
+PARTS: dict[str, type | None] = {"task": None, "model": ModelConfig, "data": DataConfig, "training": None, "run": RunConfig}
+SHORT = {"model": "model.name", "data": "data.train", "output": "run.output", "resume": "run.resume", "task": "task.name"}
+
+REPLACED = {  # TrainingArguments of Transformers 4 that are gone, and what to write now
+    "warmup_ratio": "write `warmup_steps: 0.1` (a fraction of the run)",
+    "evaluation_strategy": "write `eval_strategy`",
+    "logging_dir": "every run writes log.jsonl into its output folder; for TensorBoard set TENSORBOARD_LOGGING_DIR",
+    "group_by_length": "write `train_sampling_strategy: group_by_length`",
+    "overwrite_output_dir": "choose another --output, or --resume the run that is there",
+    "no_cuda": "write `use_cpu: true`",
+    "save_safetensors": "safetensors is the only format written",
+    "per_gpu_train_batch_size": "write `per_device_train_batch_size`",
+    "per_gpu_eval_batch_size": "write `per_device_eval_batch_size`",
+    "jit_mode_eval": "write `torch_compile: true`",
+    "include_inputs_for_metrics": "write `include_for_metrics: [inputs]`",
+    "output_dir": "write --output (run.output)",
+    "resume_from_checkpoint": "write --resume (run.resume) with the run's own --output",
+    "label_smoothing_factor": "write --task.label_smoothing, where the task has it",
+    "batch_size": "write `per_device_train_batch_size`",
+    "epochs": "write `num_train_epochs`",
+    "lr": "write `learning_rate`",
+}
+
+
+@functools.cache
+def training_fields() -> dict[str, str]:
+    """Every TrainingArguments field and its annotation, read from the library's source: 20 ms, no torch."""
+    package = importlib.util.find_spec("transformers").submodule_search_locations[0]
+    tree = ast.parse((Path(package) / "training_args.py").read_text(encoding="utf-8"))
+    body = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "TrainingArguments").body
+    return {n.target.id: ast.unparse(n.annotation) for n in body if isinstance(n, ast.AnnAssign)}
+
+
+def scalar(text: str) -> Any:
+    """A typed word as YAML 1.2 reads it: `1e-4` is a number, `no` is a word. What is no YAML is the text itself."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text) if text else ""
+    except YAMLError:
+        return text
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML 1.2 file. Raises RecipeError with the line of a mistake."""
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise RecipeError(f"--config {path}: {e.strerror.lower()}") from None
+    except (YAMLError, UnicodeDecodeError) as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{where}: not YAML ({getattr(e, 'problem', None) or e})") from None
+    if not isinstance(content, Mapping):
+        raise RecipeError(f"{path}: a recipe is a mapping with the keys {', '.join(PARTS)}")
+    return dict(content)
+
+
+def write_yaml(content: Mapping[str, Any], path: str | Path) -> None:
+    from ruamel.yaml import YAML
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.allow_unicode, yaml.sort_base_mapping_type_on_output = False, True, False
+    with open(path, "w", encoding="utf-8") as file:
+        yaml.dump(dict(content), file)
+
+
+def parse_argv(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """`(nested mapping, YAML files, other words)` of `--part.field value`, `--part.field=value` and the short forms."""
+    nested: dict[str, Any] = {}
+    configs: list[str] = []
+    other: dict[str, Any] = {}
+    faults: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            faults.append(f"{word!r}: expected --part.field value (parts: {', '.join(PARTS)})")
+            continue
+        flag, has_value, value = word[2:].partition("=")
+        flag = flag.replace("-", "_")
+        if flag in ("plan", "help"):
+            other[flag] = True
+            continue
+        if not has_value:
+            value = words.pop(0) if words and not words[0].startswith("--") else None
+        path = SHORT.get(flag, flag).split(".")
+        if flag == "config" and value is not None:
+            configs.append(value)
+        elif len(path) < 2 or path[0] not in PARTS:
+            known = [*PARTS, *SHORT, "config", "plan", "help"]
+            faults.append(f"--{flag}: no such option; {suggest(path[0], _flags() if len(path) == 1 else known)}")
+        elif value is None and not _is_switch(path):
+            faults.append(f"--{flag}: needs a value")
+        else:
+            _put(nested, path, value if value is not None else "true")
+    raise_faults(faults)
+    return nested, configs, other
+
+
+def _flags() -> list[str]:
+    fields = [f"{p}.{f.name}" for p, c in PARTS.items() if c for f in dataclasses.fields(c)]
+    return [*fields, *(f"training.{n}" for n in training_fields()), *SHORT, "config", "plan", "help"]
+
+
+def _is_switch(path: Sequence[str]) -> bool:
+    if path[0] in ("training", "task") or len(path) > 2:
+        return True  # checked against the real field's type later
+    hints = typing.get_type_hints(PARTS[path[0]])
+    return bool in _alternatives(hints.get(path[1], bool))
+
+
+def _put(nested: dict[str, Any], path: Sequence[str], value: str) -> None:
+    for key in path[:-1]:
+        nested = nested.setdefault(key, {})
+    nested[path[-1]] = Typed(value)
+
+
+class Typed(str):
+    """A value as it was typed: not read as YAML until the field's type is known."""
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return tuple(a for arg in typing.get_args(hint) for a in _alternatives(arg))
+    return (typing.get_origin(hint) or hint,)
+
+
+def _coerce(value: Any, hint: Any, path: str, faults: list[str]) -> Any:
+    """`value` as `hint` wants it, or a fault that names the path, the value and the type."""
+    kinds = _alternatives(hint)
+    if isinstance(value, Typed):
+        value = str(value) if str in kinds and not {int, float, bool} & set(kinds) else scalar(str(value))
+    if Any in kinds or (value is None and type(None) in kinds):
+        return value
+    if tuple in kinds and isinstance(value, (list, tuple, str)):
+        return (value,) if isinstance(value, str) else tuple(value)
+    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    for kind in kinds:
+        wanted = dict if kind is Mapping else kind
+        if isinstance(wanted, type) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
+            return value
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Mapping: "a mapping"}
+    faults.append(f"{path}: {value!r} is not {' or '.join(names[k] for k in kinds if k in names)}")
+    return value
+
+
+def _read_open(value: Any) -> Any:
+    """An open mapping's typed values, read as YAML at every depth."""
+    if isinstance(value, Mapping):
+        return {k: _read_open(v) for k, v in value.items()}
+    return scalar(str(value)) if isinstance(value, Typed) else value
+
+
+def _check_training(given: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    known, checked = training_fields(), {}
+    for key, value in _read_open(given).items():
+        annotation = {part.strip() for part in known.get(key, "").split("|")}
+        if key in REPLACED:
+            faults.append(f"training.{key} is not read; {REPLACED[key]}")
+        elif key not in known:
+            faults.append(f"training.{key}: TrainingArguments has no such field; {suggest(key, known)}")
+        elif annotation <= {"int", "float", "bool", "None"}:
+            hint = functools.reduce(lambda a, b: a | b, ({"int": int, "float": float, "bool": bool}.get(a) for a in annotation))
+            checked[key] = _coerce(value, hint, f"training.{key}", faults)
+        else:
+            checked[key] = value
+    return checked
+
+
+def _replace(part: Any, given: Any, path: str, faults: list[str]) -> Any:
+    """A dataclass with the given fields replaced; mapping fields are merged key by key."""
+    if not isinstance(given, Mapping):
+        faults.append(f"{path}: {given!r} is not a mapping of {path}'s fields")
+        return part
+    hints = typing.get_type_hints(type(part))
+    changes = {}
+    for key, value in given.items():
+        if key not in hints or key not in {f.name for f in dataclasses.fields(part)}:
+            faults.append(f"{path}.{key}: no such field; {suggest(key, [f.name for f in dataclasses.fields(part)])}")
+        elif Mapping in _alternatives(hints[key]) and isinstance(value, Mapping):
+            changes[key] = {**(getattr(part, key) or {}), **_read_open(value)}
+        elif isinstance(value, Mapping) and any(isinstance(v, Typed) for v in value.values()):
+            faults.append(f"{path}.{key}.{next(iter(value))}: {path}.{key} has no fields of its own")
+        else:
+            changes[key] = _coerce(value, hints[key], f"{path}.{key}", faults)
+    return dataclasses.replace(part, **changes)
+
+
+def _replace_task(task: Task | None, given: Any, faults: list[str]) -> Task | None:
+    knobs = dict(given) if isinstance(given, Mapping) else {"name": given}
+    name = knobs.pop("name", None)
+    if name is not None and (task is None or str(name) != task.name_in_recipe()):
+        try:
+            task = find_task(str(name))()
+        except RecipeError as e:
+            faults.extend(e.faults)
+            return task
+    if task is None:
+        faults.append("task: not given; choose one with --task NAME")
+        return None
+    return _replace(task, knobs, "task", faults)
+
+
+def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
+    """`recipe` with `given` laid over it (a mapping of the five parts). Raises RecipeError with every fault.
+
+    What belongs to a thing that is replaced goes with it: new training data clears the recipe's own validation, test
+    and columns; a new model clears the recipe's own config fields.
+    """
+    faults: list[str] = []
+    unknown = [f"{key}: a recipe has no such part; {suggest(key, PARTS)}" for key in given if key not in PARTS]
+    faults.extend(unknown)
+    task = _replace_task(recipe.task if recipe else None, given.get("task") or {}, faults)
+    parts = {p: getattr(recipe, p) if recipe else PARTS[p]() for p in ("model", "data", "run")}
+    if "train" in (given.get("data") or {}):
+        parts["data"] = dataclasses.replace(parts["data"], validation=None, test=None, columns={})
+    new_name = (given.get("model") or {}).get("name")
+    if new_name is not None and str(new_name) != str(parts["model"].name):
+        parts["model"] = dataclasses.replace(parts["model"], config={})
+    parts = {p: _replace(part, given.get(p) or {}, p, faults) for p, part in parts.items()}
+    training = {**(recipe.training if recipe else {}), **_check_training(given.get("training") or {}, faults)}
+    raise_faults(faults)
+    return Recipe(task=task, training=training, **parts)
+
+
+def build_recipe(base: Recipe | None, argv: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that `argv` asks for (recipe < YAML < command line), and the words `plan` and `help` if typed."""
+    nested, configs, other = parse_argv(argv)
+    if other.get("help"):
+        return base, other
+    for path in configs:
+        base = apply(base, read_yaml(path))
+    return apply(base, nested), other
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """Each field's docstring (the string literal below it), for --help."""
+    import inspect
+
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    pairs = zip(body, body[1:], strict=False)
+    return {
+        field.target.id: text.value.value
+        for field, text in pairs
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+def describe(recipe: Recipe, usage: str) -> str:
+    """The --help of a recipe: every field, its value here, what it means."""
+    lines = [usage, ""]
+    for part in PARTS:
+        value = getattr(recipe, part)
+        if part == "training":
+            given = ", ".join(f"{k}={v}" for k, v in value.items())
+            lines += ["--training.FIELD: any field of transformers.TrainingArguments", f"    here: {given or 'none'}"]
+            continue
+        texts = field_help(type(value))
+        lines.append(f"--{part}.… " + ({v: f"(short: --{k})" for k, v in SHORT.items()}.get(f"{part}.name", "")))
+        for f in dataclasses.fields(value):
+            short = next((f" (short: --{k})" for k, v in SHORT.items() if v == f"{part}.{f.name}"), "")
+            lines.append(f"    --{part}.{f.name:<14} {texts.get(f.name, '')} [{getattr(value, f.name)}]{short}")
+    lines += ["--config FILE         YAML with the same five keys; the command line wins over it"]
+    lines += ["--plan                parameters, tokens, steps, memory and time; trains nothing"]
+    return "\n".join(lines)

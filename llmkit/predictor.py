@@ -1,0 +1,104 @@
+"""Inference from a folder alone: the model, its tokenizer, and the task that config and recipe.yaml tell of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmkit.errors import RecipeError
+from llmkit.recipe import ModelConfig
+from llmkit.tasks import TASKS, CausalLM, find_task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from llmkit.task import Task
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model ready to be asked. `model` and `tokenizer` are real Transformers objects."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+
+    def generate(self, prompts: Any, **options: Any) -> Any:
+        """Continue a prompt (str) or prompts (list), see `llmkit.generation.generate`."""
+        from llmkit.generation import generate
+
+        self._require_generation()
+        return generate(self.model, self.tokenizer, prompts, **options)
+
+    def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
+        """The continuation of one prompt, piece by piece."""
+        from llmkit.generation import stream
+
+        self._require_generation()
+        return (piece for _, piece in stream(self.model, self.tokenizer, [prompt], **options))
+
+    def predict(self, inputs: Any, batch_size: int = 32) -> Any:
+        """The task's answer for an input, or a list of them, in order, for a list."""
+        if isinstance(inputs, (str, dict)):
+            return self.predict([inputs])[0]
+        return list(self.predict_iter(inputs, batch_size))
+
+    def predict_iter(self, inputs: Sequence[Any], batch_size: int = 32) -> Iterator[dict[str, Any]]:
+        for i in range(0, len(inputs), batch_size):
+            yield from self.task.predict(self.model, self.tokenizer, inputs[i : i + batch_size])
+
+    def _require_generation(self) -> None:
+        if not self.task.can_generate:
+            raise RecipeError(f"a {self.task.name} model does not generate; ask it with predict")
+
+
+def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor:
+    """A predictor from a run folder, any `from_pretrained` folder, .gguf file, hub id or bundled name.
+
+    Weights are float32 on a CPU and as stored elsewhere, unless `dtype` says otherwise. Raises RecipeError.
+    """
+    from llmkit.models import hub, loading, tokenizers
+    from llmkit.training import hardware
+
+    path = hub.find_model(str(name))
+    task = task_of(path)
+    device = device or hardware.decide().device
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
+    labels = task if getattr(task, "labels", True) else _without_labels(task)
+    model = loading.load(ModelConfig(name=str(path), dtype=dtype), labels, tokenizer, training=False)
+    return Predictor(model.to(device).eval(), tokenizer, task)
+
+
+def _without_labels(task: Task) -> Any:
+    """A foreign checkpoint: its own config knows its labels."""
+    return type(task.name, (), {"model_kwargs": lambda self: {}, "auto_class": task.auto_class, "name": task.name})()
+
+
+def task_of(path: Path) -> Task:
+    """What a folder's model does: recipe.yaml says it, or else the architecture in config.json."""
+    from llmkit.parsing import read_yaml
+
+    if (path / "recipe.yaml").exists():
+        knobs = read_yaml(path / "recipe.yaml")["task"]
+        cls = find_task(knobs.pop("name"))
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items() if k in known})
+    if path.suffix == ".gguf":
+        return CausalLM()
+    import transformers
+
+    from llmkit.models.loading import read_config
+
+    config = read_config(str(path))
+    for cls in TASKS:
+        mapping = getattr(transformers, cls.auto_class)._model_mapping
+        if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):
+            return cls()
+    named = ", ".join(config.architectures or ["no architecture"])
+    raise RecipeError(f"model {str(path)!r}: {named} in its config fits no task of llmkit ({', '.join(t.name for t in TASKS)})")

@@ -1,0 +1,65 @@
+"""The model card: data with hashes, figures that were measured, a snippet that was run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from llmkit.training.trainer import Trainer
+
+RUN_UP_TO = 500_000_000  # parameters: the snippet loads the model a second time
+
+
+def write(trainer: Trainer, metrics: dict[str, Any]) -> None:
+    """Write README.md into the run folder."""
+    folder = trainer.args.output_dir
+    code = trainer.task.snippet(str(folder), trainer.rows["train"][0])
+    answer = _run(code) if code and sum(p.numel() for p in trainer.model.parameters()) < RUN_UP_TO else ""
+    from pathlib import Path
+
+    (Path(folder) / "README.md").write_text(_text(trainer, metrics, code, answer), encoding="utf-8")
+
+
+def _run(code: str) -> str:
+    """What the snippet prints; run with the random state set aside."""
+    printed = io.StringIO()
+    with torch.random.fork_rng(), contextlib.redirect_stdout(printed):
+        exec(compile(code, "snippet", "exec"), {})
+    return printed.getvalue().strip()
+
+
+def _text(trainer: Trainer, metrics: dict[str, Any], code: str, answer: str) -> str:
+    recipe, name = trainer.recipe, metrics["primary"]
+    source = recipe.model.name if isinstance(recipe.model.name, str) else type(trainer.model).__name__
+    start = f"random weights, architecture of `{source}`" if recipe.model.from_scratch else f"`{source}`"
+    data = [f"| {s['part']} | {_plain(s['name'])} | {s['rows']:,} | {s['left_out']:,} | `{s['sha256'] or 'in memory'}` |" for s in trainer.loaded.sources]
+    figures = [f"| {m} | {_number(metrics['before'].get(m))} | {v:.4f} |" for m, v in metrics["after"].items()]
+    baselines = [f"| {b} ({v['kind']}) | {name} | {v['value']:.4f} |" for b, v in metrics["baselines"].items()]
+    versions = ", ".join(f"{k} {v}" for k, v in metrics["versions"].items())
+    parts = [
+        "---\nlibrary_name: transformers\ntags:\n- llmkit\n---",
+        f"# {trainer.task.name} from {start}",
+        "Trained with llmkit; `recipe.yaml` beside this file runs it again.",
+        "## Data",
+        "\n".join(["| part | source | rows | left out | sha256 |", "|---|---|---|---|---|", *data]),
+        f"## Figures on the {metrics['split']} part ({metrics['examples']:,} rows)",
+        "\n".join(["| metric | untrained | trained |", "|---|---|---|", *figures]),
+        "\n".join(["| baseline | metric | value |", "|---|---|---|", *baselines]) if baselines else "",
+        f"{metrics['steps']:,} steps, {metrics['tokens']:,} tokens, {metrics['seconds']:.0f} s, seed {metrics['seed']}; {versions}.",
+        f"## Use\n\n```python\n{code}\n```" if code else "",
+        f"It printed, when this card was written:\n\n```\n{answer}\n```" if answer else "",
+    ]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def _plain(text: str) -> str:
+    """A file's name as text: no markup of its own, no column of its own."""
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

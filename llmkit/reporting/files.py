@@ -1,0 +1,105 @@
+"""The run folder's own files, written by rank 0."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmkit.console import say
+from llmkit.parsing import write_yaml
+from llmkit.reporting import card
+
+if TYPE_CHECKING:
+    from llmkit.training.trainer import Trainer
+
+PACKAGES = ("llmkit", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers")
+
+
+def output(trainer: Trainer) -> Path:
+    return Path(trainer.args.output_dir)
+
+
+def begin(trainer: Trainer) -> None:
+    """Write the recipe before the first step: from now on the folder holds a run."""
+    trainer.started = time.time()
+    if trainer.is_world_process_zero():
+        output(trainer).mkdir(parents=True, exist_ok=True)
+        write_yaml(trainer.recipe.to_dict(), output(trainer) / "recipe.yaml")
+
+
+def finish(trainer: Trainer) -> dict[str, Any]:
+    """Measure the trained model, save it as a plain from_pretrained folder, and write metrics.json and the card."""
+    split, prefix = ("test", "test") if "test" in trainer.features else ("validation", "eval")
+    after = trainer.evaluate(trainer.features[split], metric_key_prefix=prefix)
+    before = next((log for log in trainer.state.log_history if log["step"] == 0 and f"{prefix}_{trainer.task.primary}" in log), {})
+    trainer.model.config.use_cache = True  # the Trainer switched it off; a saved model should not be slow
+    trainer.save_model()
+    metrics = _metrics(trainer, split, _scores(trainer, before, prefix), _scores(trainer, after, prefix))
+    if trainer.is_world_process_zero():
+        (output(trainer) / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        card.write(trainer, metrics)
+        _say(metrics, output(trainer))
+    trainer.accelerator.wait_for_everyone()
+    return metrics
+
+
+def _scores(trainer: Trainer, logs: dict[str, Any], prefix: str) -> dict[str, float]:
+    return {m: logs[f"{prefix}_{m}"] for m in trainer.task.metrics if f"{prefix}_{m}" in logs}
+
+
+def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
+    task, rows = trainer.task, trainer.rows
+    baselines = task.baselines(trainer.features["train"], trainer.features[split], {"train": rows["train"], "evaluation": rows[split]}, trainer.recipe.run.references)
+    per_epoch = sum(len(ids) for batch in trainer.features["train"].iter(1000) for ids in batch["input_ids"])
+    return {
+        "task": task.name_in_recipe(),
+        "primary": task.primary,
+        "higher_is_better": task.higher_is_better,
+        "before": before,
+        "after": after,
+        "baselines": baselines,
+        "split": split,
+        "examples": len(rows[split]),
+        "tokens": round(per_epoch * (trainer.state.epoch or 0)),
+        "steps": trainer.state.global_step,
+        "seconds": round(time.time() - trainer.started, 1),
+        "peak_memory_bytes": peak_memory(),
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "seed": trainer.args.seed,
+    }
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _say(metrics: dict[str, Any], folder: Path) -> None:
+    name, up = metrics["primary"], metrics["higher_is_better"]
+    before, after = metrics["before"].get(name), metrics["after"][name]
+    say(f"{metrics['split']} {name} {after:.4f}" + (f", untrained {before:.4f}" if before is not None else ""), "result")
+    for other, value in metrics["after"].items():
+        if other != name:
+            was = metrics["before"].get(other)
+            say(f"{metrics['split']} {other} {value:.4f}" + (f", untrained {was:.4f}" if was is not None else ""), "result")
+    for baseline, given in metrics["baselines"].items():
+        better = (after > given["value"]) == up and after != given["value"]
+        say(f"baseline {baseline}: {name} {given['value']:.4f} ({'beaten' if better else 'not beaten'})", "result")
+    say(f"{folder}: {metrics['steps']} steps in {metrics['seconds']:.0f} s", "result")

@@ -1,0 +1,120 @@
+"""The story of a run, top to bottom: a recipe becomes rows, features, a model, a Trainer, and a folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from llmkit import console, data
+from llmkit.console import say
+from llmkit.errors import raise_faults
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+    from llmkit.recipe import Recipe
+    from llmkit.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs but the weights: checked, read, encoded."""
+
+    recipe: Recipe
+    """with the task fitted to the training rows"""
+    args: TrainingArguments
+    loaded: data.Loaded
+    tokenizer: PreTrainedTokenizerBase
+    features: dict[str, Dataset]
+    max_length: int
+    packed: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `run` gives back: real Transformers objects (None for a run that was already finished)."""
+
+    metrics: dict[str, Any]
+    output: Path
+    trainer: Trainer | None
+    model: PreTrainedModel | None
+    tokenizer: PreTrainedTokenizerBase | None
+
+
+def run(recipe: Recipe) -> Result:
+    """Train, evaluate and save what `recipe` says. Raises RecipeError before any training for every fault found."""
+    from llmkit.reporting import files
+    from llmkit.training import checkpoints
+
+    console.hush()
+    if finished := checkpoints.open_folder(recipe):
+        return finished
+    trainer = build_trainer(recipe)
+    checkpoint = checkpoints.to_resume(trainer)
+    files.begin(trainer)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    metrics = files.finish(trainer)
+    return Result(metrics, files.output(trainer), trainer, trainer.model, trainer.processing_class)
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Check the recipe, read its data and encode it. Raises RecipeError with every fault, before a weight is read."""
+    from llmkit.data import preparation
+    from llmkit.models import loading, tokenizers
+    from llmkit.training import arguments, preflight
+
+    raise_faults([*data.check(recipe.data, recipe.task), *loading.check(recipe.model, recipe.task)])
+    args = arguments.build(recipe)
+    loaded = data.load_rows(recipe.data, recipe.task)
+    task = recipe.task.fit(loaded.rows["train"])
+    raise_faults([fault for part, rows in loaded.rows.items() for fault in task.check_rows(rows, part)])
+    recipe = replace(recipe, task=task)
+    tokenizer = tokenizers.get_tokenizer(recipe.model, task, loaded.rows["train"])
+    max_length = preflight.row_length(recipe, tokenizer)
+    packed = task.packs if recipe.data.packing is None else recipe.data.packing
+    features = preparation.prepare(task, loaded.rows, tokenizer, max_length, packed)
+    raise_faults(preflight.check(recipe, args, features))
+    arguments.announce(recipe, args)
+    return Prepared(recipe, args, loaded, tokenizer, features, max_length, packed)
+
+
+def build_trainer(recipe: Recipe) -> Trainer:
+    """A real transformers.Trainer for `recipe`, to drive yourself. Its `recipe` and `loaded` say what it was made of."""
+    from transformers import EarlyStoppingCallback, set_seed
+
+    from llmkit.models import loading
+    from llmkit.training import callbacks
+    from llmkit.training.trainer import Trainer
+
+    console.hush()
+    prepared = prepare(recipe)
+    recipe, args, task = prepared.recipe, prepared.args, prepared.recipe.task
+    set_seed(args.seed)  # new weights are the seed's, whatever was drawn before
+    model = loading.load(recipe.model, task, prepared.tokenizer)
+    features, layout = _lay_out(prepared, model)
+    patience = recipe.run.patience if args.load_best_model_at_end else None
+    extra = [EarlyStoppingCallback(patience)] if patience else []
+    trainer = Trainer(task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra)
+    trainer.recipe, trainer.loaded = recipe, prepared.loaded
+    callbacks.add(trainer)
+    return trainer
+
+
+def _lay_out(prepared: Prepared, model: PreTrainedModel) -> tuple[dict[str, Dataset], str]:
+    """The features, and how this model is told which packed documents are apart: found by trying. A model that cannot
+    be told gets one document a row."""
+    from llmkit.data import collation, preparation
+
+    if not prepared.packed:
+        return prepared.features, "padded"
+    task = prepared.recipe.task
+    layout = collation.keeps_apart(model, task.can_generate)
+    if layout:
+        means = {"positions": "restarting positions", "blocks": "restarting positions and a block mask"}[layout]
+        say(f"packed documents are kept apart by {means} (tried on this model)", "decided")
+        return prepared.features, layout
+    say(f"packing is off: {type(model).__name__} lets packed documents see each other (tried on this model)", "decided")
+    return preparation.prepare(task, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, packed=False), "padded"

@@ -1,0 +1,131 @@
+"""The contract of a task: what one kind of problem adds to the way that all of them share.
+
+A task is a frozen dataclass. Its fields are its knobs (and what `fit` learned); its methods are asked in this order:
+
+    rows ──read_row──► fit ──► encode ──► (pack) ──► collate ──► loss / predict_step ──► score
+                                                                └─ predict: raw inputs to answers, from a saved folder
+
+Only `encode`, `collate`, `loss`, `weight`, `predict_step`, `score` and `predict` need be written. Nothing here imports
+torch, so that a command line can name tasks without it; tokenizers and models are passed in and never kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Rows = "Dataset"
+Batch = dict[str, Any]
+
+
+def read_text(row: Mapping[str, Any], column: str) -> str:
+    """The text in a raw row's column. Raises ValueError where there is none."""
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise ValueError(f"no {column!r}" if value is None else f"{column!r} is {type(value).__name__}, not text")
+    if not value.strip():
+        raise ValueError(f"empty {column!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of problem. See the module's docstring for who calls what."""
+
+    name: ClassVar[str]
+    """What `--task` and recipe.yaml call it."""
+    columns: ClassVar[Mapping[str, tuple[str, ...]]]
+    """Each column the task reads, with the usual names it is also found under. All but `optional_columns` are required."""
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+    """Columns the task can do without."""
+    auto_class: ClassVar[str]
+    """The Transformers Auto class, as a string."""
+    metrics: ClassVar[tuple[str, ...]]
+    """The names that `score` gives."""
+    primary: ClassVar[str]
+    """The one of them that decides."""
+    higher_is_better: ClassVar[bool] = True
+    packs: ClassVar[bool] = False
+    """Whether several documents share one row of features unless `data.packing` says otherwise."""
+    whole_documents: ClassVar[bool] = False
+    """Whether a .txt file is a document to this task (a language model's view)."""
+    tokenizer_style: ClassVar[str] = "bert"
+    """Special tokens of a tokenizer that is trained for the task: bert or gpt2."""
+    can_generate: ClassVar[bool] = False
+    default_max_length: ClassVar[int] = 512
+
+    @classmethod
+    def name_in_recipe(cls) -> str:
+        """The registered name, or `module:Class` for a task from elsewhere."""
+        from llmkit.tasks import TASKS
+
+        return cls.name if cls in TASKS else f"{cls.__module__}:{cls.__qualname__}"
+
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The raw row as this task keeps it: `columns`, of one type each. Raises ValueError that says what is wrong."""
+        return {column: read_text(row, column) for column in self.columns}
+
+    def check_rows(self, rows: Dataset, part: str) -> list[str]:
+        """Faults of a part's rows that only the fitted task can see (labels that training never saw)."""
+        return []
+
+    def fit(self, rows: Dataset) -> Self:
+        """A task that knows what the training rows teach (labels, format). `rows` hold `columns`."""
+        return self
+
+    def model_kwargs(self) -> dict[str, Any]:
+        """Config fields the model must be built with (labels, say)."""
+        return {}
+
+    def encode(
+        self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> dict[str, list[Any]]:
+        """Features of a batch of rows, as columns. `row` gives the index within the batch that each came from; their
+        number may differ from the rows'. `truncated` (bool), if given, is counted and dropped."""
+        raise NotImplementedError
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, layout: str) -> Batch:
+        """A batch of tensors from features, which carry `row` and `epoch` (the only randomness a batch may have
+        comes from these). `layout` says how packed documents are kept apart, see `data.collation`."""
+        raise NotImplementedError
+
+    def loss(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """The loss as a sum over what `weight` counts, in fp32, and the model's outputs."""
+        raise NotImplementedError
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        """How many tokens or examples `loss` sums over; the Trainer divides once, by the global sum."""
+        raise NotImplementedError
+
+    def predict_step(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+        """What `score` needs of each row, as small as can be: (rows, …). Runs without gradients."""
+        raise NotImplementedError
+
+    def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
+        """Metrics from every row's `predict_step`, in the order of `features`; `rows` are the raw ones."""
+        raise NotImplementedError
+
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
+        """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
+        return {}
+
+    def predict(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """Answers for raw inputs, in order."""
+        raise NotImplementedError
+
+    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
+        """Code for the model card that uses the saved folder without llmkit, on a training row; empty where none can."""
+        return ""
+
+    def replace(self, **knobs: Any) -> Self:
+        return dataclasses.replace(self, **knobs)

@@ -1,0 +1,32 @@
+"""Every task llmkit knows: one file each, one tuple of them. Importing them does not import torch."""
+
+from __future__ import annotations
+
+import importlib
+
+from llmkit.errors import RecipeError, suggest
+from llmkit.task import Task
+from llmkit.tasks.causal_lm import CausalLM
+from llmkit.tasks.masked_lm import MaskedLM
+from llmkit.tasks.text_classification import TextClassification
+
+TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification)
+
+__all__ = ["TASKS", "CausalLM", "MaskedLM", "TextClassification", "find_task"]
+
+
+def find_task(name: str) -> type[Task]:
+    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError."""
+    known = {task.name: task for task in TASKS}
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        if name.replace("_", "-") not in known:
+            raise RecipeError(f"task {name!r}: no such task; {suggest(name, known)}, or pkg.module:MyTask")
+        return known[name.replace("_", "-")]
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as e:
+        raise RecipeError(f"task {name!r}: cannot be imported ({e})") from None
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise RecipeError(f"task {name!r}: not a subclass of llmkit.task.Task")
+    return found

@@ -1,0 +1,1 @@
+"""The one Trainer, what it is told, and what it tells."""

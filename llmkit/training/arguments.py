@@ -1,0 +1,83 @@
+"""`training:` becomes real TrainingArguments: llmkit's few defaults below the user's names, checked before any model loads."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from llmkit.console import say
+from llmkit.errors import RecipeError
+from llmkit.training import hardware
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from llmkit.recipe import Recipe
+
+
+def build(recipe: Recipe) -> TrainingArguments:
+    """TrainingArguments of the recipe. Raises RecipeError for what they refuse, in one line."""
+    from transformers import TrainingArguments
+
+    machine = hardware.decide()
+    given = dict(recipe.training)
+    values = _defaults(recipe, given, machine) | given
+    evaluates = str(values["eval_strategy"]) != "no"
+    if not evaluates:
+        values |= {"load_best_model_at_end": False, "eval_on_start": False}
+    if given.get("train_sampling_strategy") == "batch_rebalance":
+        raise RecipeError("training.train_sampling_strategy: batch_rebalance changes the batches with the number of processes; choose random, group_by_length or sequential")
+    try:
+        args = TrainingArguments(output_dir=recipe.run.output, **values)
+    except (ValueError, TypeError, ImportError) as e:
+        raise RecipeError(f"training: {' '.join(str(e).split())[:300]}") from None
+    _refuse_lost_processes(args)
+    args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split one process's batch; `accelerate launch` is the way
+    return args
+
+
+def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware) -> dict[str, Any]:
+    best = str(given.get("eval_strategy", "epoch"))
+    return {
+        "use_cpu": machine.device == "cpu",  # without it two CPU processes would both become rank 0
+        "bf16": machine.bf16 and not given.get("fp16"),
+        "eval_strategy": "epoch",
+        "save_strategy": best,
+        **({"save_steps": given["eval_steps"]} if "eval_steps" in given and best == "steps" else {}),
+        "save_total_limit": 2,
+        "eval_on_start": True,  # the untrained model's figures; evaluating by hand before train() would break DDP
+        "load_best_model_at_end": given.get("save_strategy", best) == best,
+        "metric_for_best_model": recipe.task.primary,
+        "greater_is_better": recipe.task.higher_is_better,
+        "per_device_eval_batch_size": max(8, int(given.get("per_device_train_batch_size", 8))),
+        "logging_steps": 0.02,
+        "logging_nan_inf_filter": False,
+        "log_level": "error",
+        "disable_tqdm": True,  # llmkit's own table
+        "remove_unused_columns": False,  # the task's collate decides what the model sees
+        "ddp_find_unused_parameters": False,
+        "dataloader_pin_memory": machine.device == "cuda",
+        "accelerator_config": {"dispatch_batches": False},
+    }
+
+
+def _refuse_lost_processes(args: TrainingArguments) -> None:
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if asked != args.world_size:
+        raise RecipeError(f"{asked} processes were launched, but each sees {args.world_size}: they would train apart and overwrite each other; on CPUs set --training.use_cpu true")
+
+
+def announce(recipe: Recipe, args: TrainingArguments) -> None:
+    """Say what was decided, with reasons. Called when every check has passed."""
+    machine = hardware.set_up()
+    own = recipe.training.get("bf16")
+    precision = f"bf16 {'on' if args.bf16 else 'off'}: " + ("as asked" if own is not None else machine.bf16_reason)
+    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    say(f"device {machine.device}{processes}; {precision}; {machine.threads} threads", "decided")
+    if args.world_size > 1:
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        say(f"batch of {batch * args.world_size} = {batch} on each of {args.world_size} processes", "decided")
+    if str(args.eval_strategy.value) == "no":
+        say("evaluation is off, and with it early stopping and the choice of the best checkpoint", "decided")
+    elif not args.load_best_model_at_end:
+        say("the last weights are kept, not the best: checkpoints are not saved at every evaluation", "decided")

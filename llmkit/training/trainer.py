@@ -1,0 +1,132 @@
+"""The one Trainer: transformers' own, with the overrides that make it right, each with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers
+
+from llmkit.data.sampling import FILLER, EpochLoader, EpochSampler, RowView
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmkit.task import Task
+
+
+class Trainer(transformers.Trainer):
+    """A transformers.Trainer whose loss, batches and metrics are the task's.
+
+    `features` and `rows` are the encoded and raw parts (train, validation, test) that belong together.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the whole global batch itself
+
+    def __init__(self, task: Task, model: Any, args: Any, tokenizer: Any, features: dict[str, Dataset], rows: dict[str, Dataset], layout: str = "padded", **kwargs: Any):
+        self.task, self.features, self.rows, self.layout = task, features, rows, layout
+        super().__init__(
+            model=model, args=args, processing_class=tokenizer, data_collator=lambda fs: task.collate(fs, tokenizer, layout),
+            train_dataset=features.get("train"), eval_dataset=features.get("validation"), compute_metrics=self._score, **kwargs,
+        )
+        if self.label_names == []:
+            self.label_names = ["labels"]
+
+    # -- batches: a function of (seed, epoch), the same however they are cut; the stock order depends on global random
+    #    state, on the number of processes, and trains filler rows twice
+
+    def get_train_dataloader(self) -> EpochLoader:
+        args, dataset = self.args, self.train_dataset
+        grouped = args.train_sampling_strategy == "group_by_length"
+        lengths = [len(ids) for batch in dataset.iter(1000) for ids in batch["input_ids"]] if grouped else None
+        sampler = EpochSampler(
+            len(dataset), self._train_batch_size, accumulation=args.gradient_accumulation_steps, rank=args.process_index,
+            processes=args.world_size, seed=args.data_seed if args.data_seed is not None else args.seed,
+            shuffle=args.train_sampling_strategy != "sequential", lengths=lengths, drop_last=args.dataloader_drop_last,
+        )
+        return self._loader(dataset, sampler, self._collate_training)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> EpochLoader:
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        self._evaluated = dataset
+        sampler = EpochSampler(len(dataset), self.args.per_device_eval_batch_size, rank=self.args.process_index, processes=self.args.world_size, shuffle=False)
+        return self._loader(dataset, sampler, self._collate_evaluation)
+
+    get_test_dataloader = get_eval_dataloader
+
+    def _loader(self, dataset: Any, sampler: EpochSampler, collate: Any) -> EpochLoader:
+        args = self.args
+        return EpochLoader(
+            RowView(dataset), batch_sampler=sampler, collate_fn=collate, num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory, prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=args.dataloader_persistent_workers,
+        )
+
+    def _collate_training(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """Fillers are left out; where nothing else is there, one stands in so that ranks stay in step, and weighs 0."""
+        real = [f for f in features if f["row"] != FILLER]
+        return {**self.data_collator(real or features[:1]), "is_filler": not real}
+
+    def _collate_evaluation(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        return {**self.data_collator(features), "rows": torch.tensor([f["row"] for f in features])}
+
+    # -- loss: a sum over tokens or examples, divided once by the global count (the stock heads' losses are means of
+    #    micro-batches, multiplied by accumulation and processes where they ignore num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
+        weights = [0 if b.get("is_filler") else self.task.weight(b) for b in batch_samples]
+        total = torch.as_tensor(sum(weights), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total.reshape(1)).sum()
+        return total
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        inputs = dict(inputs)
+        is_filler = inputs.pop("is_filler", False)
+        loss_sum, outputs = self.task.loss(model, inputs)
+        total = num_items_in_batch if num_items_in_batch is not None else self.task.weight(inputs)
+        # DDP averages gradients, and the log averages losses, over processes: their number undoes that
+        loss = loss_sum * (0.0 if is_filler else self.args.world_size / max(float(total), 1.0))
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return super().floating_point_ops({k: v for k, v in inputs.items() if k != "is_filler"})
+
+    # -- evaluation: every row's share, reduced on the device, so that memory does not grow with vocabulary or split
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:
+        inputs = self._prepare_inputs(inputs)
+        rows = inputs.pop("rows")
+        with torch.no_grad(), self.compute_loss_context_manager():
+            outputs = self.task.predict_step(model, inputs)
+        return None, outputs.float(), rows
+
+    def _score(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
+        outputs, features, rows = self._aligned(prediction.predictions, prediction.label_ids)
+        return self.task.score(outputs, features, rows)
+
+    def _aligned(self, predictions: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+        real = positions != FILLER
+        outputs = predictions[real][np.argsort(positions[real], kind="stable")]
+        part = next((p for p, f in self.features.items() if f is self._evaluated), None)
+        return outputs, self._evaluated, self.rows.get(part)
+
+    def outputs(self, part: str) -> np.ndarray:
+        """What the task's `score` sees of a part, in the order of its features."""
+        loop = self.evaluation_loop(self.get_eval_dataloader(self.features[part]), "Prediction", prediction_loss_only=False)
+        return self._aligned(loop.predictions, loop.label_ids)[0]
+
+    # -- files: training_args.bin is a pickle that holds the hub token in clear
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.args.output_dir)
+        pickle = folder / "training_args.bin"
+        if self.args.should_save and pickle.exists():
+            os.remove(pickle)
+            readable = {k: v for k, v in json.loads(self.args.to_json_string()).items() if "token" not in k}
+            (folder / "training_args.json").write_text(json.dumps(readable, indent=2) + "\n", encoding="utf-8")
