@@ -72,7 +72,11 @@ def guard(work: Callable[[], int | None]) -> int:
 
 
 def _leave_group() -> None:
-    if (distributed := sys.modules.get("torch.distributed")) and distributed.is_available() and distributed.is_initialized():
+    if (
+        (distributed := sys.modules.get("torch.distributed"))
+        and distributed.is_available()
+        and distributed.is_initialized()
+    ):
         distributed.destroy_process_group()
 
 
@@ -141,7 +145,9 @@ def read_recipe(argv: Sequence[str], verb: str) -> tuple[Recipe, dict[str, Any]]
 
 def do_train(argv: list[str]) -> int | None:
     if argv[:1] in (["--help"], ["-h"]):
-        print(f"usage: llmkit train RECIPE [--part.field value …]\nrecipes: {', '.join(recipe_names())}; `llmkit train NAME --help` lists every field")
+        print(
+            f"usage: llmkit train RECIPE [--part.field value …]\nrecipes: {', '.join(recipe_names())}; `llmkit train NAME --help` lists every field"
+        )
         return 0
     recipe, other = read_recipe(argv, "train")
     return _train(recipe, other, f"usage: llmkit train {argv[0]} [--part.field value …]")
@@ -197,7 +203,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def do_generate(argv: list[str]) -> None:
-    from llmkit import serving_text
+    from llmkit import asking
 
     p = _Parser(prog="llmkit generate", description="Streams text to stdout, figures to stderr.", allow_abbrev=False)
     p.add_argument("model", help="run folder, folder, .gguf file, hub id, or tiny-gpt2")
@@ -215,15 +221,17 @@ def do_generate(argv: list[str]) -> None:
     p.add_argument("--num-beams", type=int)
     p.add_argument("--seed", type=int)
     p.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
-    p.add_argument("--no-chat", action="store_true", help="continue the prompt as it is, though the model has a chat template")
+    p.add_argument(
+        "--no-chat", action="store_true", help="continue the prompt as it is, though the model has a chat template"
+    )
     p.add_argument("--batch-size", type=int, default=16, help="with --file")
     p.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     p.add_argument("--json", action="store_true")
-    return serving_text.generate(p.parse_args(argv))
+    return asking.generate(p.parse_args(argv))
 
 
 def do_predict(argv: list[str]) -> None:
-    from llmkit import serving_text
+    from llmkit import asking
 
     p = _Parser(prog="llmkit predict", description="The task's answers; one line each.", allow_abbrev=False)
     p.add_argument("model", help="run folder, folder, hub id, or tiny-bert")
@@ -232,21 +240,25 @@ def do_predict(argv: list[str]) -> None:
     p.add_argument("--batch-size", type=int, default=32)
     p.add_argument("--column", default=None, help="of a file's rows (left out: the task's usual names)")
     p.add_argument("--json", action="store_true")
-    return serving_text.predict(p.parse_args(argv))
+    return asking.predict(p.parse_args(argv))
 
 
 def do_evaluate(argv: list[str]) -> None:
-    from llmkit import serving_text
+    from llmkit import asking
 
-    p = _Parser(prog="llmkit evaluate", description="The task's metrics with 95 %% bootstrap intervals.", allow_abbrev=False)
+    p = _Parser(
+        prog="llmkit evaluate", description="The task's metrics with 95 %% bootstrap intervals.", allow_abbrev=False
+    )
     p.add_argument("model")
     p.add_argument("--data", required=True, help="file, folder, hub id, or bundled name such as reviews[test]")
-    p.add_argument("--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated")
+    p.add_argument(
+        "--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated"
+    )
     p.add_argument("--max-length", type=int)
     p.add_argument("--batch-size", type=int, default=16)
     p.add_argument("--on-error", default="raise", choices=("raise", "skip", "report"))
     p.add_argument("--json", action="store_true")
-    return serving_text.evaluate(p.parse_args(argv))
+    return asking.evaluate(p.parse_args(argv))
 
 
 def do_init(argv: list[str]) -> None:

@@ -29,8 +29,14 @@ Prompt = str | Sequence[dict[str, str]]
 
 
 def stream(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *,
-    stop: str | Sequence[str] = (), seed: int | None = None, chat: bool | None = None, **options: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    stop: str | Sequence[str] = (),
+    seed: int | None = None,
+    chat: bool | None = None,
+    **options: Any,
 ) -> Iterator[tuple[int, str]]:
     """Yield `(row, piece of text)` as tokens come; row counts sequences: prompt 0's `num_return_sequences`, then 1's.
 
@@ -57,7 +63,10 @@ def stream(
                 if seed is not None:
                     torch.manual_seed(seed)
                 out = model.generate(
-                    input_ids=padded, attention_mask=mask, generation_config=config, streamer=None if beams else writer,
+                    input_ids=padded,
+                    attention_mask=mask,
+                    generation_config=config,
+                    streamer=None if beams else writer,
                     stopping_criteria=StoppingCriteriaList([] if beams else [writer]),
                 )
             if beams:  # nothing is certain before the end
@@ -65,7 +74,7 @@ def stream(
                 for column in out[:, width:].T:
                     writer.put(column)
             writer.close(None)
-        except BaseException as error:  # noqa: BLE001 - handed to the reader
+        except BaseException as error:
             writer.close(error)
         finally:
             model.train(was_training)
@@ -80,15 +89,19 @@ def stream(
 
 
 def generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Prompt | list[Prompt], *,
-    return_full_text: bool | None = None, **options: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Prompt | list[Prompt],
+    *,
+    return_full_text: bool | None = None,
+    **options: Any,
 ) -> Any:
     """Text for a prompt (str), or a list for a list of prompts; with `num_return_sequences` above 1 a list each.
 
     `return_full_text` puts the prompt before its continuation (default: yes, but for conversations and chat models, of
     which the answer alone is given). Other options: see `stream`.
     """
-    single = isinstance(prompts, str) or bool(prompts) and isinstance(prompts[0], dict)
+    single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], dict))
     batch = [prompts] if single else list(prompts)
     if not batch:
         return []
@@ -146,7 +159,9 @@ def _settings(model: Any, tokenizer: Any, options: dict[str, Any], longest: int)
     if wanted < 1:
         raise RecipeError(f"max_length: {total} leaves no room after a prompt of {longest} tokens; give max_new_tokens")
     if limit and longest >= limit:
-        raise RecipeError(f"the prompt has {longest} tokens, this model takes {limit} with the continuation; shorten it")
+        raise RecipeError(
+            f"the prompt has {longest} tokens, this model takes {limit} with the continuation; shorten it"
+        )
     if limit and longest + wanted > limit:
         say(f"{limit - longest} new tokens instead of {wanted}: the model takes {limit} in all", "warning")
         wanted = limit - longest
@@ -166,7 +181,9 @@ class _Writer(BaseStreamer, StoppingCriteria):
     """Between the thread that generates and the one that reads: tokens in, `(row, text)` out, rows ended at EOS or a
     stop string."""
 
-    def __init__(self, tokenizer: Any, prompts: list[list[int]], config: GenerationConfig, stops: list[str], device: Any):
+    def __init__(
+        self, tokenizer: Any, prompts: list[list[int]], config: GenerationConfig, stops: list[str], device: Any
+    ):
         self.backend, self.stops, self.device = tokenizer.backend_tokenizer, [s for s in stops if s], device
         self.decoders = [DecodeStream(ids=ids, skip_special_tokens=True) for ids in prompts]
         eos = config.eos_token_id

@@ -21,8 +21,20 @@ from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.task import Task
 from llmkit.tasks import find_task
 
-PARTS: dict[str, type | None] = {"task": None, "model": ModelConfig, "data": DataConfig, "training": None, "run": RunConfig}
-SHORT = {"model": "model.name", "data": "data.train", "output": "run.output", "resume": "run.resume", "task": "task.name"}
+PARTS: dict[str, type | None] = {
+    "task": None,
+    "model": ModelConfig,
+    "data": DataConfig,
+    "training": None,
+    "run": RunConfig,
+}
+SHORT = {
+    "model": "model.name",
+    "data": "data.train",
+    "output": "run.output",
+    "resume": "run.resume",
+    "task": "task.name",
+}
 
 REPLACED = {  # TrainingArguments of Transformers 4 that are gone, and what to write now
     "warmup_ratio": "write `warmup_steps: 0.1` (a fraction of the run)",
@@ -187,7 +199,9 @@ def _check_training(given: Mapping[str, Any], faults: list[str]) -> dict[str, An
         elif key not in known:
             faults.append(f"training.{key}: TrainingArguments has no such field; {suggest(key, known)}")
         elif annotation <= {"int", "float", "bool", "None"}:
-            hint = functools.reduce(lambda a, b: a | b, ({"int": int, "float": float, "bool": bool}.get(a) for a in annotation))
+            hint = functools.reduce(
+                lambda a, b: a | b, ({"int": int, "float": float, "bool": bool}.get(a) for a in annotation)
+            )
             checked[key] = _coerce(value, hint, f"training.{key}", faults)
         else:
             checked[key] = value

@@ -70,14 +70,8 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
-    labels = task if getattr(task, "labels", True) else _without_labels(task)
-    model = loading.load(ModelConfig(name=str(path), dtype=dtype), labels, tokenizer, training=False)
+    model = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
     return Predictor(model.to(device).eval(), tokenizer, task)
-
-
-def _without_labels(task: Task) -> Any:
-    """A foreign checkpoint: its own config knows its labels."""
-    return type(task.name, (), {"model_kwargs": lambda self: {}, "auto_class": task.auto_class, "name": task.name})()
 
 
 def task_of(path: Path) -> Task:
@@ -99,6 +93,8 @@ def task_of(path: Path) -> Task:
     for cls in TASKS:
         mapping = getattr(transformers, cls.auto_class)._model_mapping
         if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):
-            return cls()
+            return cls().with_config(config)
     named = ", ".join(config.architectures or ["no architecture"])
-    raise RecipeError(f"model {str(path)!r}: {named} in its config fits no task of llmkit ({', '.join(t.name for t in TASKS)})")
+    raise RecipeError(
+        f"model {str(path)!r}: {named} in its config fits no task of llmkit ({', '.join(t.name for t in TASKS)})"
+    )

@@ -117,4 +117,6 @@ def _lay_out(prepared: Prepared, model: PreTrainedModel) -> tuple[dict[str, Data
         say(f"packed documents are kept apart by {means} (tried on this model)", "decided")
         return prepared.features, layout
     say(f"packing is off: {type(model).__name__} lets packed documents see each other (tried on this model)", "decided")
-    return preparation.prepare(task, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, packed=False), "padded"
+    return preparation.prepare(
+        task, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, packed=False
+    ), "padded"

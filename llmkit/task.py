@@ -81,6 +81,10 @@ class Task:
         """A task that knows what the training rows teach (labels, format). `rows` hold `columns`."""
         return self
 
+    def with_config(self, config: Any) -> Self:
+        """A task that knows what a checkpoint trained elsewhere says of itself (its labels)."""
+        return self
+
     def model_kwargs(self) -> dict[str, Any]:
         """Config fields the model must be built with (labels, say)."""
         return {}
@@ -122,6 +126,10 @@ class Task:
     ) -> list[dict[str, Any]]:
         """Answers for raw inputs, in order."""
         raise NotImplementedError
+
+    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+        """An answer as one line for people."""
+        return f"{answer}"
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         """Code for the model card that uses the saved folder without llmkit, on a training row; empty where none can."""

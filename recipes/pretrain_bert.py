@@ -14,8 +14,15 @@ recipe = Recipe(
     model=ModelConfig(
         name="bert",
         from_scratch=True,
-        config={"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 128, "intermediate_size": 512,
-                "max_position_embeddings": 256, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        config={
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "hidden_size": 128,
+            "intermediate_size": 512,
+            "max_position_embeddings": 256,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
         tokenizer="bpe",  # bytes: no character, Chinese or other, is unknown
         tokenizer_size=4096,
     ),

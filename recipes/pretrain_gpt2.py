@@ -15,8 +15,15 @@ recipe = Recipe(
         name="gpt2",
         from_scratch=True,
         # small enough for two CPU cores and two minutes; no dropout, since the text is seen about once
-        config={"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 256,
-                "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+        config={
+            "n_layer": 4,
+            "n_head": 4,
+            "n_embd": 128,
+            "n_positions": 256,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
         tokenizer="bpe",
         tokenizer_size=4096,
     ),

@@ -55,14 +55,31 @@ def load_rows(config: DataConfig, task: Task) -> Loaded:
     fraction = given["validation"] if given["validation"] is not None else DEFAULT_FRACTION
     fraction = fraction if isinstance(fraction, (int, float)) and not isinstance(fraction, bool) else None
     faults: list[str] = []
-    read = {p: _read(given[p], p, task, config, faults) for p in given if given[p] is not None and not (p == "validation" and fraction is not None)}
+    read = {
+        p: _read(given[p], p, task, config, faults)
+        for p in given
+        if given[p] is not None and not (p == "validation" and fraction is not None)
+    }
     raise_faults(faults)
     rows, sources = _assemble(read, fraction, task, config)
     for part, dataset in rows.items():
-        names = ", ".join(dict.fromkeys(s["name"] for s in sources if s["part"] == part)) or f"split off train ({fraction:g})"
+        names = (
+            ", ".join(dict.fromkeys(s["name"] for s in sources if s["part"] == part))
+            or f"split off train ({fraction:g})"
+        )
         say(f"{part}: {plural(len(dataset), 'row')} from {names}", "data")
     _warn_of_leaks(rows)
     return Loaded(rows, sources)
+
+
+def load_part(spec: Any, task: Task, config: DataConfig, part: str = "test") -> Dataset:
+    """The task's rows of one part alone. Raises RecipeError."""
+    import datasets
+
+    faults: list[str] = []
+    found = _read(spec, part, task, config, faults)
+    raise_faults(faults)
+    return datasets.concatenate_datasets([cleaned.rows for _, cleaned in found])
 
 
 def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str]) -> list[tuple]:
@@ -81,21 +98,32 @@ def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str
         if cleaned.bad:
             shown = cleaned.bad if config.on_error == "report" else cleaned.bad[: cleaning.SHOWN]
             more = f"\n         … and {len(cleaned.bad) - len(shown):,} more" if len(shown) < len(cleaned.bad) else ""
-            say(f"{part}: {plural(len(cleaned.bad), 'bad row')} of {source.name} left out:\n         " + "\n         ".join(shown) + more, "warning")
+            say(
+                f"{part}: {plural(len(cleaned.bad), 'bad row')} of {source.name} left out:\n         "
+                + "\n         ".join(shown)
+                + more,
+                "warning",
+            )
     return found
 
 
-def _assemble(read: dict[str, list[tuple]], fraction: float | None, task: Task, config: DataConfig) -> tuple[dict, list]:
+def _assemble(
+    read: dict[str, list[tuple]], fraction: float | None, task: Task, config: DataConfig
+) -> tuple[dict, list]:
     import datasets
 
     from llmkit.data.splits import split_off, weigh
 
-    parts: dict[str, list[Dataset]] = {p: [] for p in ("train", "validation", "test") if p in read or (p == "validation" and fraction is not None)}
+    parts: dict[str, list[Dataset]] = {
+        p: [] for p in ("train", "validation", "test") if p in read or (p == "validation" and fraction is not None)
+    }
     for part, found in read.items():
         for source, cleaned in found:
             rows = cleaned.rows
             if part == "train" and fraction is not None:  # before weighing: no copy of a row may land on both sides
-                rows, held = split_off(rows, fraction, config.seed, task) if len(found) == 1 or len(rows) > 1 else (rows, None)
+                rows, held = (
+                    split_off(rows, fraction, config.seed, task) if len(found) == 1 or len(rows) > 1 else (rows, None)
+                )
                 parts["validation"] += [held] if held is not None else []
             parts[part].append(weigh(rows, source.weight, config.seed) if part == "train" else rows)
     if not parts["validation"]:

@@ -40,7 +40,9 @@ def rows_digest(rows: Dataset) -> str:
     return state.hexdigest()[:32]
 
 
-def kept(kind: str, key: str, build: Callable[[], tuple[Dataset, dict[str, Any]]]) -> tuple[Dataset, dict[str, Any], bool]:
+def kept(
+    kind: str, key: str, build: Callable[[], tuple[Dataset, dict[str, Any]]]
+) -> tuple[Dataset, dict[str, Any], bool]:
     """`(dataset, notes, whether it was there)`. One process of a machine builds, the others wait and read."""
     import datasets
     from accelerate import PartialState

@@ -45,7 +45,9 @@ def clean(source: Source, task: Task, config: DataConfig, part: str) -> Cleaned:
     if bad and config.on_error == "raise":
         more = f" (and {len(bad) - SHOWN:,} more)" if len(bad) > SHOWN else ""
         fix = "mend them, or leave them out with --data.on_error skip"
-        raise RecipeError(f"{len(bad):,} bad {'row' if len(bad) == 1 else 'rows'}: {'; '.join(bad[:SHOWN])}{more}; {fix}")
+        raise RecipeError(
+            f"{len(bad):,} bad {'row' if len(bad) == 1 else 'rows'}: {'; '.join(bad[:SHOWN])}{more}; {fix}"
+        )
     if not chunks:
         raise RecipeError(f"data.{part}: {source.name} has no usable row; {'; '.join(bad[:SHOWN])}")
     return Cleaned(datasets.Dataset(pa.concat_tables(chunks, promote_options="permissive")), bad)
@@ -68,7 +70,11 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
             faults.append(
                 f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME"
             )
-    faults += [f"data.columns.{c}: the task reads no such column; it reads {', '.join(task.columns)}" for c in config.columns if c not in task.columns]
+    faults += [
+        f"data.columns.{c}: the task reads no such column; it reads {', '.join(task.columns)}"
+        for c in config.columns
+        if c not in task.columns
+    ]
     if faults:
         raise RecipeError(*faults)
     return names

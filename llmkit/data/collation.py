@@ -67,6 +67,7 @@ def keeps_apart(model: Any, causal: bool) -> str | None:
     model.eval()
     try:
         with torch.no_grad():
+
             def logits(features: list[dict[str, Any]], layout: str) -> torch.Tensor:
                 batch = tokens(features, 0, layout, causal)
                 return model(**{k: v.to(device) for k, v in batch.items()}, **_no_cache(model)).logits[0].float()

@@ -19,19 +19,27 @@ if TYPE_CHECKING:
 BATCH = 1000
 
 
-def prepare(task: Task, rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int, packed: bool) -> dict[str, Dataset]:
+def prepare(
+    task: Task, rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int, packed: bool
+) -> dict[str, Dataset]:
     """Features of each part, from the cache where the same rows, tokenizer, task and arguments were seen before."""
     features = {}
     for part, dataset in rows.items():
-        key = cache.digest(cache.rows_digest(dataset), _tokenizer_key(tokenizer), repr(task), _code_key(task), max_length, packed)
-        features[part], notes, reused = cache.kept("features", key, lambda d=dataset: _build(task, d, tokenizer, max_length, packed))
+        key = cache.digest(
+            cache.rows_digest(dataset), _tokenizer_key(tokenizer), repr(task), _code_key(task), max_length, packed
+        )
+        features[part], notes, reused = cache.kept(
+            "features", key, lambda d=dataset: _build(task, d, tokenizer, max_length, packed)
+        )
         _tell(part, features[part], notes, reused, len(dataset), max_length)
         if not len(features[part]):
             raise RecipeError(f"data.{part}: no row is left after encoding ({notes['dropped']} dropped)")
     return features
 
 
-def encode(task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[Dataset, dict[str, int]]:
+def encode(
+    task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[Dataset, dict[str, int]]:
     """Features of every row, each with the index of its `row`, and how many rows were truncated or gave none."""
     import datasets
     import pyarrow as pa
@@ -72,7 +80,7 @@ def _compact(table: Any) -> Any:
         if name == "input_ids":
             small = pa.uint16() if high < 2**16 else pa.uint32()
         else:
-            small = pa.int32() if -(2**31) <= low and high < 2**31 else pa.int64()
+            small = pa.int32() if low >= -(2**31) and high < 2**31 else pa.int64()
         table = table.set_column(i, name, table[name].cast(pa.list_(small) if pa.types.is_list(kind) else small))
     return table
 
@@ -96,6 +104,9 @@ def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, row
     if "segments" in features.column_names:
         shape += f", packed {notes['tokens'] / max(1, len(features) * max_length):.0%} full"
     say(shape + (" (prepared before)" if reused else ""), "data")
-    for what, why in (("truncated", f"cut to {max_length} tokens (--data.max_length)"), ("dropped", "dropped: nothing left to learn from")):
+    for what, why in (
+        ("truncated", f"cut to {max_length} tokens (--data.max_length)"),
+        ("dropped", "dropped: nothing left to learn from"),
+    ):
         if notes[what]:
             say(f"{part}: {notes[what]:,} of {plural(rows, 'row')} {why}", "warning")

@@ -25,8 +25,19 @@ class EpochSampler(torch.utils.data.Sampler):
     micro-batches r, r + processes, … of it. `lengths` groups rows of like length, with whole global batches shuffled.
     """
 
-    def __init__(self, size: int, batch_size: int, *, accumulation: int = 1, rank: int = 0, processes: int = 1,
-                 seed: int = 0, shuffle: bool = True, lengths: Sequence[int] | None = None, drop_last: bool = False):
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        accumulation: int = 1,
+        rank: int = 0,
+        processes: int = 1,
+        seed: int = 0,
+        shuffle: bool = True,
+        lengths: Sequence[int] | None = None,
+        drop_last: bool = False,
+    ):
         self.size, self.batch_size, self.accumulation = size, batch_size, accumulation
         self.rank, self.processes, self.seed, self.shuffle = rank, processes, seed, shuffle
         self.lengths = None if lengths is None else np.asarray(lengths)
@@ -50,11 +61,15 @@ class EpochSampler(torch.utils.data.Sampler):
             return order
         batch = self.batch_size * self.accumulation * self.processes
         pool = batch * MEGABATCH
-        order = np.concatenate([p[np.argsort(-self.lengths[p], kind="stable")] for p in np.split(order, range(pool, self.size, pool))])
+        order = np.concatenate(
+            [p[np.argsort(-self.lengths[p], kind="stable")] for p in np.split(order, range(pool, self.size, pool))]
+        )
         whole = self.size // batch
         batches = order[: whole * batch].reshape(whole, batch)
         longest = batches[:1].copy() if whole else batches  # first: memory that will not do is found at once
-        return np.concatenate([longest.ravel(), batches[1:][random.permutation(max(whole - 1, 0))].ravel(), order[whole * batch :]])
+        return np.concatenate(
+            [longest.ravel(), batches[1:][random.permutation(max(whole - 1, 0))].ravel(), order[whole * batch :]]
+        )
 
     def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
         order = self.order()

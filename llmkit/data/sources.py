@@ -21,7 +21,11 @@ from llmkit.errors import RecipeError, suggest
 from llmkit.models import bundled
 
 Row = tuple[str, Mapping[str, Any]]
-SPLIT_WORDS = {"train": {"train", "training"}, "validation": {"validation", "valid", "val", "dev"}, "test": {"test", "testing"}}
+SPLIT_WORDS = {
+    "train": {"train", "training"},
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing"},
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,9 @@ def bundled_source(name: str, split: str, part: str = "train") -> Source:
     try:
         rows = bundled.read_text(name, split)
     except KeyError:
-        raise RecipeError(f"data.{part}: {name!r} has no split {split!r}; it has {', '.join(bundled.TEXTS[name])}") from None
+        raise RecipeError(
+            f"data.{part}: {name!r} has no split {split!r}; it has {', '.join(bundled.TEXTS[name])}"
+        ) from None
     digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
     label = f"{name}[{split}]"
     return Source(label, lambda: ((f"{label} row {i + 1}", row) for i, row in enumerate(rows)), digest)
@@ -103,7 +109,9 @@ def _suffix(path: Path) -> str:
 def _file(path: Path, document: str) -> Source:
     suffix = _suffix(path)
     if not suffix:
-        raise RecipeError(f"{path}: cannot read {path.suffix or 'a file without ending'}; readable: {', '.join(READERS)} (and .gz, .zst)")
+        raise RecipeError(
+            f"{path}: cannot read {path.suffix or 'a file without ending'}; readable: {', '.join(READERS)} (and .gz, .zst)"
+        )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     text = suffix in (".txt", ".md")
@@ -124,7 +132,9 @@ def _folder(path: Path, part: str, document: str) -> list[Source]:
     files = sorted(f for f in path.rglob("*") if f.is_file() and _suffix(f) and f.name != "SOURCE.txt")
     named = [f for f in files if _words(f) & SPLIT_WORDS[part]]
     if not files or (part != "train" and not named):
-        raise RecipeError(f"data.{part}: {path} holds no {'' if part == 'train' else part + ' '}file to read ({', '.join(READERS)})")
+        raise RecipeError(
+            f"data.{part}: {path} holds no {'' if part == 'train' else part + ' '}file to read ({', '.join(READERS)})"
+        )
     return [_file(f, document) for f in named or files]
 
 

@@ -30,7 +30,9 @@ def split_off(rows: Dataset, fraction: float, seed: int, task: Task) -> tuple[Da
     distinct = sorted(set(hashes))
     held = set(distinct[: max(1, round(fraction * len(distinct)))])
     if len(held) == len(distinct):
-        raise RecipeError(f"data.validation: {len(rows)} rows ({len(distinct)} distinct) cannot be split; give a file or more rows")
+        raise RecipeError(
+            f"data.validation: {len(rows)} rows ({len(distinct)} distinct) cannot be split; give a file or more rows"
+        )
     kept = [i for i, h in enumerate(hashes) if h not in held]
     return rows.select(kept), rows.select([i for i, h in enumerate(hashes) if h in held])
 

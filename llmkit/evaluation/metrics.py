@@ -50,7 +50,9 @@ def language_model(outputs: np.ndarray, features: Any, rows: Any) -> dict[str, f
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nats / math.log(2) / size}
 
 
-def intervals(task: Any, outputs: np.ndarray, features: Any, rows: Any, resamples: int = 300, seed: int = 0) -> dict[str, tuple[float, float]]:
+def intervals(
+    task: Any, outputs: np.ndarray, features: Any, rows: Any, resamples: int = 300, seed: int = 0
+) -> dict[str, tuple[float, float]]:
     """95 % percentile bootstrap intervals of every metric, over rows of features (Efron 1979)."""
     random = np.random.default_rng(seed)
     features = features.with_format("numpy")

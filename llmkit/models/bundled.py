@@ -73,7 +73,11 @@ def _docstrings() -> list[str]:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError):  # lib2to3 and the like keep files that are no Python 3
             continue
-        nodes = (n for n in ast.walk(tree) if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)))
+        nodes = (
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        )
         found += [doc for node in nodes if (doc := ast.get_docstring(node)) and len(doc) >= 40]
     if not found:
         from llmkit.console import say

@@ -17,7 +17,9 @@ UNWANTED = ["*/*", "*.msgpack", "rust_model*", "tf_model*"]  # no subfolders: ON
 
 
 def offline() -> bool:
-    return any(os.environ.get(v, "").upper() in ("1", "ON", "YES", "TRUE") for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(
+        os.environ.get(v, "").upper() in ("1", "ON", "YES", "TRUE") for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
 
 
 @functools.cache
@@ -30,7 +32,9 @@ def reachable() -> bool:
     if proxy:
         url = urllib.parse.urlsplit(proxy)
     try:
-        socket.create_connection((url.hostname, url.port or (443 if url.scheme == "https" else 80)), timeout=TIMEOUT).close()
+        socket.create_connection(
+            (url.hostname, url.port or (443 if url.scheme == "https" else 80)), timeout=TIMEOUT
+        ).close()
     except OSError:
         return False
     return True
@@ -39,7 +43,9 @@ def reachable() -> bool:
 def require_reachable(what: str) -> None:
     """Raise RecipeError that begins with `what` where no hub can be reached."""
     if not reachable():
-        raise RecipeError(f"{what}, and no hub can be reached ({'offline by setting' if offline() else 'no network'}): give a folder or file, or set HF_ENDPOINT to a mirror")
+        raise RecipeError(
+            f"{what}, and no hub can be reached ({'offline by setting' if offline() else 'no network'}): give a folder or file, or set HF_ENDPOINT to a mirror"
+        )
 
 
 def find_model(name: str, weights: bool = True) -> Path:
@@ -48,25 +54,45 @@ def find_model(name: str, weights: bool = True) -> Path:
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_dir():
-        if not any((path / f).exists() for f in ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")):
-            raise RecipeError(f"model {name!r}: the folder holds no config.json; it is no model (a run that was stopped? then --resume it)")
+        if not any(
+            (path / f).exists()
+            for f in ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+        ):
+            raise RecipeError(
+                f"model {name!r}: the folder holds no config.json; it is no model (a run that was stopped? then --resume it)"
+            )
         return path
     if folder := bundled.model_folder(name):
         return folder
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or path.parent.is_dir() and "/" in name:
+    if (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or name.count("/") > 1
+        or (path.parent.is_dir() and "/" in name)
+    ):
         around = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RecipeError(f"model {name!r}: no such folder; " + (suggest(name, around) if around else f"{str(path.parent)!r} does not exist either"))
+        raise RecipeError(
+            f"model {name!r}: no such folder; "
+            + (suggest(name, around) if around else f"{str(path.parent)!r} does not exist either")
+        )
     return _download(name, weights)
 
 
 def _download(name: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     choices = f"give a folder, set HF_ENDPOINT to a mirror, or use a bundled model ({', '.join(bundled.MODELS)})"
     patterns = FILES if weights else [p for p in FILES if p != "*.safetensors"]
     try:
-        folder = Path(snapshot_download(name, allow_patterns=patterns, ignore_patterns=UNWANTED, local_files_only=not reachable()))
+        folder = Path(
+            snapshot_download(name, allow_patterns=patterns, ignore_patterns=UNWANTED, local_files_only=not reachable())
+        )
     except HFValidationError:
         raise RecipeError(f"model {name!r}: neither a folder nor a name that a hub can have; {choices}") from None
     except RepositoryNotFoundError:

@@ -55,7 +55,11 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
     else:
         base = read_config(name, config.from_scratch)
     known = {*base.to_dict(), *getattr(base, "attribute_map", {})}
-    faults = [f"model.config.{k}: {type(base).__name__} has no such field; {suggest(k, known)}" for k in config.config if k not in known]
+    faults = [
+        f"model.config.{k}: {type(base).__name__} has no such field; {suggest(k, known)}"
+        for k in config.config
+        if k not in known
+    ]
     raise_faults(faults)
     wanted = type(base).from_dict({**base.to_dict(), **_own_names(base, config.config)})
     _check_use(wanted, task, name)
@@ -96,7 +100,9 @@ def _check_use(config: Any, task: Task, name: str) -> None:
     import transformers
 
     if type(config) not in getattr(transformers, task.auto_class)._model_mapping:
-        raise RecipeError(f"model {name!r}: a {config.model_type} model cannot do {task.name} ({task.auto_class} does not know it)")
+        raise RecipeError(
+            f"model {name!r}: a {config.model_type} model cannot do {task.name} ({task.auto_class} does not know it)"
+        )
 
 
 def _keep_shapes(base: Any, wanted: Any, given: Mapping[str, Any], task: Task) -> None:
@@ -110,7 +116,9 @@ def _keep_shapes(base: Any, wanted: Any, given: Mapping[str, Any], task: Task) -
             return {k: v.shape for k, v in auto.from_config(config).state_dict().items()}
 
     if shapes(base) != shapes(wanted):
-        raise RecipeError(f"model.config: {', '.join(given)} would change the shape of pretrained weights; only with --model.from_scratch")
+        raise RecipeError(
+            f"model.config: {', '.join(given)} would change the shape of pretrained weights; only with --model.from_scratch"
+        )
 
 
 def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, training: bool = True) -> PreTrainedModel:
@@ -119,7 +127,7 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
     import transformers
 
     if not isinstance(config.name, (str, Path)):
-        return _adapt(config.name, config, task)
+        return adapt(config.name, config, task)
     auto = getattr(transformers, task.auto_class)
     wanted = architecture(config, task)
     for key, value in task.model_kwargs().items():
@@ -130,13 +138,16 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
         wanted.vocab_size = len(tokenizer)
         for token in ("bos", "eos", "sep", "cls", "mask"):
             setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
-        return _adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
+        return adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
     path = hub.find_model(str(config.name))
     model = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter))
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
-        say(f"embeddings grown from {model.get_input_embeddings().num_embeddings:,} to the tokenizer's {len(tokenizer):,}", "decided")
+        say(
+            f"embeddings grown from {model.get_input_embeddings().num_embeddings:,} to the tokenizer's {len(tokenizer):,}",
+            "decided",
+        )
         model.resize_token_embeddings(len(tokenizer))
-    return _adapt(model, config, task, training)
+    return adapt(model, config, task, training)
 
 
 def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
@@ -154,7 +165,10 @@ def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
         raise RecipeError(f"model {str(path)!r}: cannot be loaded ({str(e).splitlines()[0]})") from None
     new = sorted({*loading["missing_keys"], *(m[0] for m in loading["mismatched_keys"])})
     if new and adapter is None:
-        say(f"new weights, to be trained: {', '.join(new[:4])}" + (f" and {len(new) - 4} more" if len(new) > 4 else ""), "decided")
+        say(
+            f"new weights, to be trained: {', '.join(new[:4])}" + (f" and {len(new) - 4} more" if len(new) > 4 else ""),
+            "decided",
+        )
     if adapter is not None:
         from peft import PeftModel
 
@@ -182,14 +196,20 @@ def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
     if method not in methods:
         raise RecipeError(f"model.adapter.type: {method!r} is no PEFT method; {suggest(method, methods)}")
     known = {f.name for f in dataclasses.fields(methods[method])}
-    raise_faults([f"model.adapter.{k}: {methods[method].__name__} has no such field; {suggest(k, known)}" for k in fields if k not in known])
+    raise_faults(
+        [
+            f"model.adapter.{k}: {methods[method].__name__} has no such field; {suggest(k, known)}"
+            for k in fields
+            if k not in known
+        ]
+    )
     try:
         return methods[method](**{"task_type": PEFT_TASKS.get(task.auto_class), **fields})
     except (TypeError, ValueError) as e:
         raise RecipeError(f"model.adapter: {str(e).splitlines()[0]}") from None
 
 
-def _adapt(model: Any, config: ModelConfig, task: Task, training: bool = True) -> Any:
+def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True) -> Any:
     if not config.adapter or not training:
         return model
     from peft import get_peft_model

@@ -51,7 +51,9 @@ def load(name: str) -> PreTrainedTokenizerBase:
         return with_pad(AutoTokenizer.from_pretrained(str(path), trust_remote_code=False))
     except (OSError, ValueError, KeyError, ImportError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise RecipeError(f"tokenizer {name!r}: {reason}; give one with --model.tokenizer FOLDER, or train one: {', '.join(TRAINED)}") from None
+        raise RecipeError(
+            f"tokenizer {name!r}: {reason}; give one with --model.tokenizer FOLDER, or train one: {', '.join(TRAINED)}"
+        ) from None
 
 
 def with_pad(tokenizer: Any) -> Any:
@@ -93,7 +95,12 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
     elif kind == "wordpiece":
         backend = tokenizers.Tokenizer(models.WordPiece(unk_token=unknown))
         backend.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
@@ -109,7 +116,9 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
     if style == "bert":
         first, last = (backend.token_to_id(BERT[k]) for k in ("cls_token", "sep_token"))
         backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", first), ("[SEP]", last)]
+            single="[CLS] $A [SEP]",
+            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", first), ("[SEP]", last)],
         )
         return PreTrainedTokenizerFast(tokenizer_object=backend, **BERT)
     names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}

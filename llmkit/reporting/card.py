@@ -36,7 +36,10 @@ def _text(trainer: Trainer, metrics: dict[str, Any], code: str, answer: str) -> 
     recipe, name = trainer.recipe, metrics["primary"]
     source = recipe.model.name if isinstance(recipe.model.name, str) else type(trainer.model).__name__
     start = f"random weights, architecture of `{source}`" if recipe.model.from_scratch else f"`{source}`"
-    data = [f"| {s['part']} | {_plain(s['name'])} | {s['rows']:,} | {s['left_out']:,} | `{s['sha256'] or 'in memory'}` |" for s in trainer.loaded.sources]
+    data = [
+        f"| {s['part']} | {_plain(s['name'])} | {s['rows']:,} | {s['left_out']:,} | `{s['sha256'] or 'in memory'}` |"
+        for s in trainer.loaded.sources
+    ]
     figures = [f"| {m} | {_number(metrics['before'].get(m))} | {v:.4f} |" for m, v in metrics["after"].items()]
     baselines = [f"| {b} ({v['kind']}) | {name} | {v['value']:.4f} |" for b, v in metrics["baselines"].items()]
     versions = ", ".join(f"{k} {v}" for k, v in metrics["versions"].items())

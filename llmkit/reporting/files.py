@@ -39,12 +39,16 @@ def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the trained model, save it as a plain from_pretrained folder, and write metrics.json and the card."""
     split, prefix = ("test", "test") if "test" in trainer.features else ("validation", "eval")
     after = trainer.evaluate(trainer.features[split], metric_key_prefix=prefix)
-    before = next((log for log in trainer.state.log_history if log["step"] == 0 and f"{prefix}_{trainer.task.primary}" in log), {})
+    before = next(
+        (log for log in trainer.state.log_history if log["step"] == 0 and f"{prefix}_{trainer.task.primary}" in log), {}
+    )
     trainer.model.config.use_cache = True  # the Trainer switched it off; a saved model should not be slow
     trainer.save_model()
     metrics = _metrics(trainer, split, _scores(trainer, before, prefix), _scores(trainer, after, prefix))
     if trainer.is_world_process_zero():
-        (output(trainer) / "metrics.json").write_text(json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (output(trainer) / "metrics.json").write_text(
+            json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         card.write(trainer, metrics)
         _say(metrics, output(trainer))
     trainer.accelerator.wait_for_everyone()
@@ -57,7 +61,12 @@ def _scores(trainer: Trainer, logs: dict[str, Any], prefix: str) -> dict[str, fl
 
 def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
     task, rows = trainer.task, trainer.rows
-    baselines = task.baselines(trainer.features["train"], trainer.features[split], {"train": rows["train"], "evaluation": rows[split]}, trainer.recipe.run.references)
+    baselines = task.baselines(
+        trainer.features["train"],
+        trainer.features[split],
+        {"train": rows["train"], "evaluation": rows[split]},
+        trainer.recipe.run.references,
+    )
     per_epoch = sum(len(ids) for batch in trainer.features["train"].iter(1000) for ids in batch["input_ids"])
     return {
         "task": task.name_in_recipe(),
@@ -94,11 +103,16 @@ def _version(package: str) -> str:
 def _say(metrics: dict[str, Any], folder: Path) -> None:
     name, up = metrics["primary"], metrics["higher_is_better"]
     before, after = metrics["before"].get(name), metrics["after"][name]
-    say(f"{metrics['split']} {name} {after:.4f}" + (f", untrained {before:.4f}" if before is not None else ""), "result")
+    say(
+        f"{metrics['split']} {name} {after:.4f}" + (f", untrained {before:.4f}" if before is not None else ""), "result"
+    )
     for other, value in metrics["after"].items():
         if other != name:
             was = metrics["before"].get(other)
-            say(f"{metrics['split']} {other} {value:.4f}" + (f", untrained {was:.4f}" if was is not None else ""), "result")
+            say(
+                f"{metrics['split']} {other} {value:.4f}" + (f", untrained {was:.4f}" if was is not None else ""),
+                "result",
+            )
     for baseline, given in metrics["baselines"].items():
         better = (after > given["value"]) == up and after != given["value"]
         say(f"baseline {baseline}: {name} {given['value']:.4f} ({'beaten' if better else 'not beaten'})", "result")

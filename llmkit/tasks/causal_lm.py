@@ -35,10 +35,14 @@ class CausalLM(Task):
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         from llmkit.data.packing import chunks
 
-        encoded = tokenizer(list(rows["text"]), add_special_tokens=True, return_attention_mask=False, verbose=False)["input_ids"]
+        encoded = tokenizer(list(rows["text"]), add_special_tokens=True, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
         eos = tokenizer.eos_token_id
         documents = (ids if ids[-1:] == [eos] or eos is None else [*ids, eos] for ids in encoded)
-        pieces = [(row, piece) for row, ids in enumerate(documents) if len(ids) > 1 for piece in chunks(ids, max_length)]
+        pieces = [
+            (row, piece) for row, ids in enumerate(documents) if len(ids) > 1 for piece in chunks(ids, max_length)
+        ]
         return {"input_ids": [ids for _, ids in pieces], "row": [row for row, _ in pieces]}
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
@@ -70,7 +74,9 @@ class CausalLM(Task):
         inputs = {k: v for k, v in batch.items() if k != "labels"}
         outputs = model(**inputs)
         logits, labels = outputs.logits[:, :-1].float(), batch["labels"][:, 1:]
-        nll = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=label_smoothing)
+        nll = F.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=label_smoothing
+        )
         return outputs, nll.view_as(labels)
 
     def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
@@ -78,7 +84,9 @@ class CausalLM(Task):
 
         return language_model(outputs, features, rows)
 
-    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict[str, Any]:
+    def baselines(
+        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
+    ) -> dict[str, Any]:
         from llmkit.evaluation.baselines import bigram_loss
 
         return {"bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"}}

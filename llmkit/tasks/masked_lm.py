@@ -37,7 +37,9 @@ class MaskedLM(Task):
     whole_documents: ClassVar[bool] = True
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        encoded = tokenizer(list(rows["text"]), add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+        encoded = tokenizer(list(rows["text"]), add_special_tokens=False, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
         room = max_length - 2
         pieces = [(r, ids[i : i + room]) for r, ids in enumerate(encoded) for i in range(0, len(ids), room)]
         first, last = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
@@ -57,7 +59,11 @@ class MaskedLM(Task):
 
         ids = np.asarray(feature["input_ids"], dtype=np.int64)
         random = np.random.default_rng((self.mask_seed, feature["epoch"], abs(feature["row"])))
-        draw, kind, other = random.random(len(ids)), random.random(len(ids)), random.integers(0, len(tokenizer), len(ids))
+        draw, kind, other = (
+            random.random(len(ids)),
+            random.random(len(ids)),
+            random.integers(0, len(tokenizer), len(ids)),
+        )
         may = ~np.isin(ids, tokenizer.all_special_ids)
         chosen = may & (draw < self.mask_probability)
         if may.any() and not chosen.any():
@@ -83,7 +89,9 @@ class MaskedLM(Task):
         import torch.nn.functional as F
 
         outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        nll = F.cross_entropy(outputs.logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, reduction="none")
+        nll = F.cross_entropy(
+            outputs.logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, reduction="none"
+        )
         return outputs, nll.view_as(batch["labels"])
 
     def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
@@ -93,7 +101,9 @@ class MaskedLM(Task):
         scores.pop("bits_per_byte")  # the hidden tokens alone are predicted: no code length of the text
         return scores
 
-    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict[str, Any]:
+    def baselines(
+        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
+    ) -> dict[str, Any]:
         from llmkit.evaluation.baselines import unigram_loss
 
         return {"unigram": {"value": unigram_loss(train, evaluation), "kind": "floor"}}
@@ -114,9 +124,18 @@ class MaskedLM(Task):
             fills = []
             for place in places:
                 best = logits[place].float().softmax(-1).topk(5)
-                fills.append([{"token": tokenizer.decode([i]).strip(), "score": p} for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)])
+                fills.append(
+                    [
+                        {"token": tokenizer.decode([i]).strip(), "score": p}
+                        for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                    ]
+                )
             answers.append({"text": text, "fills": fills})
         return answers
+
+    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+        fills = [", ".join(f"{f['token']} {f['score']:.3f}" for f in place) for place in answer["fills"]]
+        return answer.get("note") or " | ".join(fills)
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         words = " ".join(row["text"].split()[:8])[:60]

@@ -46,7 +46,9 @@ class TextClassification(Task):
     def fit(self, rows: Dataset) -> Self:
         from llmkit.errors import RecipeError
 
-        found = sorted(set(rows["label"]), key=lambda s: (not s.lstrip("-").isdigit(), int(s) if s.lstrip("-").isdigit() else s))
+        found = sorted(
+            set(rows["label"]), key=lambda s: (not s.lstrip("-").isdigit(), int(s) if s.lstrip("-").isdigit() else s)
+        )
         if self.labels:
             return self
         if len(found) < 2:
@@ -56,6 +58,9 @@ class TextClassification(Task):
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
         foreign = sorted(set(rows["label"]) - set(self.labels))
         return [f"data.{part}: labels that training never saw: {', '.join(foreign[:8])}"] if foreign else []
+
+    def with_config(self, config: Any) -> Self:
+        return self if self.labels else self.replace(labels=tuple(config.id2label[i] for i in range(config.num_labels)))
 
     def model_kwargs(self) -> dict[str, Any]:
         return {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
@@ -82,7 +87,9 @@ class TextClassification(Task):
         import torch.nn.functional as F
 
         outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        loss = F.cross_entropy(outputs.logits.float(), batch["labels"], reduction="sum", label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(
+            outputs.logits.float(), batch["labels"], reduction="sum", label_smoothing=self.label_smoothing
+        )
         return loss, outputs
 
     def weight(self, batch: Batch) -> torch.Tensor:
@@ -101,12 +108,17 @@ class TextClassification(Task):
         scores = Classification().compute(predictions=outputs.argmax(-1), references=truth)
         return {"loss": cross_entropy(outputs, truth), **scores}
 
-    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict[str, Any]:
+    def baselines(
+        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
+    ) -> dict[str, Any]:
         from llmkit.evaluation.baselines import majority_accuracy, tfidf_accuracy
 
         found = {"majority": {"value": majority_accuracy(train["label"], evaluation["label"]), "kind": "floor"}}
         if references:
-            found["tfidf + logistic regression"] = {"value": tfidf_accuracy(rows["train"], rows["evaluation"]), "kind": "reference"}
+            found["tfidf + logistic regression"] = {
+                "value": tfidf_accuracy(rows["train"], rows["evaluation"]),
+                "kind": "reference",
+            }
         return found
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
@@ -117,7 +129,12 @@ class TextClassification(Task):
         with torch.no_grad():
             best = model(**encoded).logits.float().softmax(-1).max(-1)
         names = model.config.id2label
-        return [{"label": names[i], "score": p} for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+        return [
+            {"label": names[i], "score": p} for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+
+    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+        return f"{answer['label']}\t{answer['score']:.4f}\t{given}"
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         return (

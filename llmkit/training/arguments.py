@@ -26,7 +26,9 @@ def build(recipe: Recipe) -> TrainingArguments:
     if not evaluates:
         values |= {"load_best_model_at_end": False, "eval_on_start": False}
     if given.get("train_sampling_strategy") == "batch_rebalance":
-        raise RecipeError("training.train_sampling_strategy: batch_rebalance changes the batches with the number of processes; choose random, group_by_length or sequential")
+        raise RecipeError(
+            "training.train_sampling_strategy: batch_rebalance changes the batches with the number of processes; choose random, group_by_length or sequential"
+        )
     try:
         args = TrainingArguments(output_dir=recipe.run.output, **values)
     except (ValueError, TypeError, ImportError) as e:
@@ -64,7 +66,9 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
 def _refuse_lost_processes(args: TrainingArguments) -> None:
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if asked != args.world_size:
-        raise RecipeError(f"{asked} processes were launched, but each sees {args.world_size}: they would train apart and overwrite each other; on CPUs set --training.use_cpu true")
+        raise RecipeError(
+            f"{asked} processes were launched, but each sees {args.world_size}: they would train apart and overwrite each other; on CPUs set --training.use_cpu true"
+        )
 
 
 def announce(recipe: Recipe, args: TrainingArguments) -> None:

@@ -70,7 +70,9 @@ class Finite(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise RunFailed(f"{name} is {logs[name]} at step {state.global_step}: lower training.learning_rate, or try --training.bf16 false")
+                raise RunFailed(
+                    f"{name} is {logs[name]} at step {state.global_step}: lower training.learning_rate, or try --training.bf16 false"
+                )
 
 
 class Signals(TrainerCallback):
@@ -117,12 +119,27 @@ class Samples(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer, prompts = self.trainer, self.trainer.recipe.run.prompts
         sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        if not prompts or sharded or not trainer.task.can_generate or not state.is_world_process_zero or state.global_step in self.texts:
+        if (
+            not prompts
+            or sharded
+            or not trainer.task.can_generate
+            or not state.is_world_process_zero
+            or state.global_step in self.texts
+        ):
             return
         from llmkit.generation import generate
 
         with torch.random.fork_rng():
-            texts = generate(trainer.model, trainer.processing_class, list(prompts), max_new_tokens=40, do_sample=True, temperature=0.8, top_k=50, seed=0)
+            texts = generate(
+                trainer.model,
+                trainer.processing_class,
+                list(prompts),
+                max_new_tokens=40,
+                do_sample=True,
+                temperature=0.8,
+                top_k=50,
+                seed=0,
+            )
         self.texts[state.global_step] = texts
         for text in texts:
             say(f"         “{' '.join(text.split())}”")
@@ -141,7 +158,14 @@ class Table(TrainerCallback):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-            columns = ("training", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left", TimeRemainingColumn())
+            columns = (
+                "training",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                "left",
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stderr=True)
             self.row = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
             self.bar.start()

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from llmkit.running import Result
     from llmkit.training.trainer import Trainer
 
-MAY_CHANGE = {"training.num_train_epochs", "training.max_steps", "training.logging_steps", "training.save_total_limit", "model.name"}
+MAY_CHANGE = {
+    "training.num_train_epochs",
+    "training.max_steps",
+    "training.logging_steps",
+    "training.save_total_limit",
+    "model.name",
+}
 
 
 def open_folder(recipe: Recipe) -> Result | None:
@@ -29,7 +35,9 @@ def open_folder(recipe: Recipe) -> Result | None:
     holds_run = (folder / "recipe.yaml").exists()
     if not recipe.run.resume:
         if holds_run:
-            raise RecipeError(f"run.output: {str(folder)!r} holds a run; go on with it by --resume, or choose another --output")
+            raise RecipeError(
+                f"run.output: {str(folder)!r} holds a run; go on with it by --resume, or choose another --output"
+            )
         if folder.is_dir() and any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
             raise RecipeError(f"run.output: {str(folder)!r} holds a model; choose another --output")
         return None
@@ -52,7 +60,9 @@ def to_resume(trainer: Trainer) -> str | None:
     before, now = read_yaml(Path(recipe.run.output) / "recipe.yaml"), recipe.to_dict()
     changed = [f"{key} was {old!r}, is {new!r}" for key, old, new in _differences(before, now)]
     if changed:
-        raise RecipeError(f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); give the old values, or start anew with another --output")
+        raise RecipeError(
+            f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); give the old values, or start anew with another --output"
+        )
     checkpoint = get_last_checkpoint(recipe.run.output)
     if checkpoint is None:
         say(f"{recipe.run.output} has no checkpoint yet: starting from the first step", "decided")

@@ -22,7 +22,11 @@ class Hardware:
     threads: int
 
     def lines(self) -> list[str]:
-        return [f"device {self.device}", f"bf16 {'on' if self.bf16 else 'off'}: {self.bf16_reason}", f"{self.threads} threads of {os.cpu_count()} cores"]
+        return [
+            f"device {self.device}",
+            f"bf16 {'on' if self.bf16 else 'off'}: {self.bf16_reason}",
+            f"{self.threads} threads of {os.cpu_count()} cores",
+        ]
 
 
 @functools.cache
@@ -74,4 +78,7 @@ def _keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 * 2**20)
-    say("freed memory is kept by the process (glibc's mallopt): steps are faster, the figure in `top` is higher", "decided")
+    say(
+        "freed memory is kept by the process (glibc's mallopt): steps are faster, the figure in `top` is higher",
+        "decided",
+    )

@@ -19,14 +19,20 @@ if TYPE_CHECKING:
 def row_length(recipe: Recipe, tokenizer: Any) -> int:
     """`data.max_length`, or what the model takes up to the task's own default. RecipeError where the model takes less."""
     model = recipe.model.name
-    config = loading.architecture(recipe.model, recipe.task) if isinstance(model, str) else getattr(model, "config", None)
+    config = (
+        loading.architecture(recipe.model, recipe.task) if isinstance(model, str) else getattr(model, "config", None)
+    )
     limit = loading.positions(config, tokenizer) if config is not None else None
     asked = recipe.data.max_length
     if asked and limit and asked > limit:
         raise_faults([f"data.max_length: {asked} is more than the {limit} positions of {model}; give at most {limit}"])
     length = asked or min(limit or recipe.task.default_max_length, recipe.task.default_max_length)
     if not asked:
-        say(f"rows of at most {length} tokens: " + ("all the model takes" if length == limit else f"the default for {recipe.task.name}"), "decided")
+        say(
+            f"rows of at most {length} tokens: "
+            + ("all the model takes" if length == limit else f"the default for {recipe.task.name}"),
+            "decided",
+        )
     return length
 
 
@@ -51,14 +57,28 @@ def check(recipe: Recipe, args: TrainingArguments, features: dict[str, Dataset])
         faults.append(f"training: {args.num_train_epochs:g} epochs are no step; raise num_train_epochs")
     warmup = args.get_warmup_steps(total) if total else 0
     if 0 < total <= warmup:
-        faults.append(f"training.warmup_steps: {warmup:g} is not shorter than the run's {total} steps; lower it (0.1 is a tenth of the run)")
+        faults.append(
+            f"training.warmup_steps: {warmup:g} is not shorter than the run's {total} steps; lower it (0.1 is a tenth of the run)"
+        )
     metric = str(args.metric_for_best_model or "").removeprefix("eval_")
     if args.load_best_model_at_end and metric not in recipe.task.metrics:
-        faults.append(f"training.metric_for_best_model: {recipe.task.name} has no metric {metric!r}; {suggest(metric, recipe.task.metrics)}")
+        faults.append(
+            f"training.metric_for_best_model: {recipe.task.name} has no metric {metric!r}; {suggest(metric, recipe.task.metrics)}"
+        )
     if recipe.run.patience is not None and recipe.run.patience < 1:
         faults.append(f"run.patience: {recipe.run.patience} evaluations; at least 1")
     if recipe.run.patience and not args.load_best_model_at_end and str(args.eval_strategy.value) != "no":
-        faults.append("run.patience: early stopping needs a checkpoint at every evaluation; let save_strategy equal eval_strategy")
-    if args.load_best_model_at_end and args.eval_strategy == "steps" and args.eval_steps >= 1 and args.eval_steps > total > 0:
-        say(f"the run has {total} steps and an evaluation every {args.eval_steps:g}: only the first and the last weights are measured", "warning")
+        faults.append(
+            "run.patience: early stopping needs a checkpoint at every evaluation; let save_strategy equal eval_strategy"
+        )
+    if (
+        args.load_best_model_at_end
+        and args.eval_strategy == "steps"
+        and args.eval_steps >= 1
+        and args.eval_steps > total > 0
+    ):
+        say(
+            f"the run has {total} steps and an evaluation every {args.eval_steps:g}: only the first and the last weights are measured",
+            "warning",
+        )
     return faults

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +26,27 @@ class Trainer(transformers.Trainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the whole global batch itself
 
-    def __init__(self, task: Task, model: Any, args: Any, tokenizer: Any, features: dict[str, Dataset], rows: dict[str, Dataset], layout: str = "padded", **kwargs: Any):
+    def __init__(
+        self,
+        task: Task,
+        model: Any,
+        args: Any,
+        tokenizer: Any,
+        features: dict[str, Dataset],
+        rows: dict[str, Dataset],
+        layout: str = "padded",
+        **kwargs: Any,
+    ):
         self.task, self.features, self.rows, self.layout = task, features, rows, layout
         super().__init__(
-            model=model, args=args, processing_class=tokenizer, data_collator=lambda fs: task.collate(fs, tokenizer, layout),
-            train_dataset=features.get("train"), eval_dataset=features.get("validation"), compute_metrics=self._score, **kwargs,
+            model=model,
+            args=args,
+            processing_class=tokenizer,
+            data_collator=lambda fs: task.collate(fs, tokenizer, layout),
+            train_dataset=features.get("train"),
+            eval_dataset=features.get("validation"),
+            compute_metrics=self._score,
+            **kwargs,
         )
         if self.label_names == []:
             self.label_names = ["labels"]
@@ -44,16 +59,28 @@ class Trainer(transformers.Trainer):
         grouped = args.train_sampling_strategy == "group_by_length"
         lengths = [len(ids) for batch in dataset.iter(1000) for ids in batch["input_ids"]] if grouped else None
         sampler = EpochSampler(
-            len(dataset), self._train_batch_size, accumulation=args.gradient_accumulation_steps, rank=args.process_index,
-            processes=args.world_size, seed=args.data_seed if args.data_seed is not None else args.seed,
-            shuffle=args.train_sampling_strategy != "sequential", lengths=lengths, drop_last=args.dataloader_drop_last,
+            len(dataset),
+            self._train_batch_size,
+            accumulation=args.gradient_accumulation_steps,
+            rank=args.process_index,
+            processes=args.world_size,
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+            lengths=lengths,
+            drop_last=args.dataloader_drop_last,
         )
         return self._loader(dataset, sampler, self._collate_training)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> EpochLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         self._evaluated = dataset
-        sampler = EpochSampler(len(dataset), self.args.per_device_eval_batch_size, rank=self.args.process_index, processes=self.args.world_size, shuffle=False)
+        sampler = EpochSampler(
+            len(dataset),
+            self.args.per_device_eval_batch_size,
+            rank=self.args.process_index,
+            processes=self.args.world_size,
+            shuffle=False,
+        )
         return self._loader(dataset, sampler, self._collate_evaluation)
 
     get_test_dataloader = get_eval_dataloader
@@ -61,8 +88,12 @@ class Trainer(transformers.Trainer):
     def _loader(self, dataset: Any, sampler: EpochSampler, collate: Any) -> EpochLoader:
         args = self.args
         return EpochLoader(
-            RowView(dataset), batch_sampler=sampler, collate_fn=collate, num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory, prefetch_factor=args.dataloader_prefetch_factor,
+            RowView(dataset),
+            batch_sampler=sampler,
+            collate_fn=collate,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
             persistent_workers=args.dataloader_persistent_workers,
         )
 
@@ -79,12 +110,16 @@ class Trainer(transformers.Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         weights = [0 if b.get("is_filler") else self.task.weight(b) for b in batch_samples]
-        total = torch.as_tensor(sum(weights), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+        total = torch.as_tensor(
+            sum(weights), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device
+        )
         if self.args.world_size > 1:
             total = self.accelerator.gather(total.reshape(1)).sum()
         return total
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         inputs = dict(inputs)
         is_filler = inputs.pop("is_filler", False)
         loss_sum, outputs = self.task.loss(model, inputs)
@@ -98,7 +133,9 @@ class Trainer(transformers.Trainer):
 
     # -- evaluation: every row's share, reduced on the device, so that memory does not grow with vocabulary or split
 
-    def prediction_step(self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple:
         inputs = self._prepare_inputs(inputs)
         rows = inputs.pop("rows")
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -117,7 +154,9 @@ class Trainer(transformers.Trainer):
 
     def outputs(self, part: str) -> np.ndarray:
         """What the task's `score` sees of a part, in the order of its features."""
-        loop = self.evaluation_loop(self.get_eval_dataloader(self.features[part]), "Prediction", prediction_loss_only=False)
+        loop = self.evaluation_loop(
+            self.get_eval_dataloader(self.features[part]), "Prediction", prediction_loss_only=False
+        )
         return self._aligned(loop.predictions, loop.label_ids)[0]
 
     # -- files: training_args.bin is a pickle that holds the hub token in clear
@@ -127,6 +166,6 @@ class Trainer(transformers.Trainer):
         folder = Path(output_dir or self.args.output_dir)
         pickle = folder / "training_args.bin"
         if self.args.should_save and pickle.exists():
-            os.remove(pickle)
+            pickle.unlink()
             readable = {k: v for k, v in json.loads(self.args.to_json_string()).items() if "token" not in k}
             (folder / "training_args.json").write_text(json.dumps(readable, indent=2) + "\n", encoding="utf-8")

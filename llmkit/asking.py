@@ -1,0 +1,212 @@
+"""What `llmkit generate`, `predict` and `evaluate` do: a saved model asked from the command line.
+
+stdout is the answer, stderr is the talk.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmkit import console
+from llmkit.console import plural, say
+from llmkit.errors import RecipeError
+
+OPTIONS = (
+    "max_new_tokens",
+    "max_length",
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+    "num_return_sequences",
+    "num_beams",
+    "seed",
+)
+
+
+def generate(args: Namespace) -> None:
+    """`llmkit generate`: one prompt streamed, a file in batches, or a conversation."""
+    chosen = [bool(args.file), args.prompt is not None, args.interactive]
+    if sum(chosen) != 1:
+        raise RecipeError('llmkit generate: give one of "prompt", --file FILE, -i')
+    if args.out and not args.file:
+        raise RecipeError("llmkit generate: --out goes with --file; a single answer is on stdout")
+    console.hush()
+    prompts = read_texts([args.file], ("prompt", "text", "question")) if args.file else []  # before the model is loaded
+    from llmkit.predictor import load
+
+    model = load(args.model, dtype=args.dtype)
+    model._require_generation()
+    options = {k: v for k in OPTIONS if (v := getattr(args, k)) is not None} | {"stop": args.stop}
+    if args.no_chat:
+        options["chat"] = False
+    if args.interactive:
+        _converse(model, options)
+    elif args.file:
+        _batch(model, prompts, args, options)
+    else:
+        _one(model, sys.stdin.read() if args.prompt == "-" else args.prompt, args, options)
+
+
+def _one(model: Any, prompt: str, args: Namespace, options: dict[str, Any]) -> None:
+    from llmkit.generation import is_chat
+
+    started, copies = time.time(), args.num_return_sequences or 1
+    if args.json or copies > 1:
+        texts = model.generate(prompt, **options)
+        texts = texts if copies > 1 else [texts]
+        pieces = [json.dumps({"prompt": prompt, "text": t}, ensure_ascii=False) if args.json else t for t in texts]
+        print(("\n" if args.json else "\n\n").join(pieces))
+        new = sum(len(model.tokenizer(t)["input_ids"]) for t in texts)
+    else:
+        said = []
+        for i, piece in enumerate(model.stream(prompt, **options)):
+            if i == 0 and not is_chat(model.tokenizer, options.get("chat")):
+                print(prompt, end="")
+            print(piece, end="", flush=True)
+            said.append(piece)
+        print("" if said else prompt)
+        new = len(model.tokenizer("".join(said))["input_ids"])
+    seconds = time.time() - started
+    say(f"{plural(new, 'token')} in {seconds:.1f} s ({new / max(seconds, 1e-9):.0f}/s)")
+
+
+def _batch(model: Any, prompts: list[str], args: Namespace, options: dict[str, Any]) -> None:
+    done = _lines_in(args.out) if args.out else 0
+    if done > len(prompts):
+        raise RecipeError(
+            f"--out {args.out}: has {done} answers already, {args.file} has {len(prompts)} prompts; choose another --out"
+        )
+    if done:
+        say(f"{args.out}: {plural(done, 'answer')} there already, going on after them")
+    out = Path(args.out).open("a", encoding="utf-8") if args.out else sys.stdout
+    started = time.time()
+    try:
+        for i in range(done, len(prompts), args.batch_size):
+            batch = prompts[i : i + args.batch_size]
+            for prompt, text in zip(batch, model.generate(batch, **options), strict=True):
+                out.write(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+            out.flush()
+    finally:
+        if args.out:
+            out.close()
+    say(
+        f"{plural(len(prompts) - done, 'prompt')} in {time.time() - started:.1f} s"
+        + (f", {args.out}" if args.out else "")
+    )
+
+
+def _lines_in(path: str) -> int:
+    """Whole answers in the file; a line that a stop tore is cut off first."""
+    file = Path(path)
+    if not file.exists():
+        return 0
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        file.write_bytes(whole)
+    return whole.count(b"\n")
+
+
+def _converse(model: Any, options: dict[str, Any]) -> None:
+    chat = bool(model.tokenizer.chat_template) and options.get("chat") is not False
+    say(
+        ("a conversation" if chat else "this model has no chat template: each line is continued")
+        + "; an empty line or Ctrl-D ends it"
+    )
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if not line.strip():
+            return
+        messages.append({"role": "user", "content": line})
+        answer = []
+        for piece in model.stream(messages if chat else line, **options):
+            print(piece, end="", flush=True)
+            answer.append(piece)
+        print()
+        messages.append({"role": "assistant", "content": "".join(answer)})
+
+
+def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = None) -> list[str]:
+    """Texts as typed, of stdin (-), or of one file: its lines (.txt) or the first of `columns` that its rows have."""
+    from llmkit.data import sources
+
+    if words == ["-"]:
+        return [line for line in sys.stdin.read().splitlines() if line.strip()]
+    path = Path(words[0])
+    if len(words) > 1 or not (path.is_file() or path.suffix in sources.READERS):
+        return words
+    rows = list(sources.find(words[0], "test", document="line")[0].rows())
+    if bad := [f"{where}: {row}" for where, row in rows if isinstance(row, ValueError)]:
+        raise RecipeError(*bad[:5])
+    if not rows:
+        raise RecipeError(f"{path}: is empty")
+    there = list(rows[0][1]) if isinstance(rows[0][1], dict) else []
+    name = next((c for c in ((column,) if column else columns) if c in there), None)
+    if name is None:
+        raise RecipeError(
+            f"{path}: no column {' or '.join(repr(c) for c in ((column,) if column else columns))}; its columns are {', '.join(there)}"
+        )
+    if missing := [where for where, row in rows if not isinstance(row.get(name), str)]:
+        raise RecipeError(f"{missing[0]}: no text in {name!r} ({plural(len(missing), 'such row')})")
+    return [row[name] for _, row in rows]
+
+
+def predict(args: Namespace) -> None:
+    """`llmkit predict`: one answer a line, in order."""
+    console.hush()
+    from llmkit.predictor import load
+
+    texts = read_texts(args.input, ("text", "sentence", "review", "content", "body"), args.column)
+    model = load(args.model)
+    out = Path(args.out).open("w", encoding="utf-8") if args.out else sys.stdout
+    try:
+        for text, answer in zip(texts, _answers(model, texts, args.batch_size), strict=True):
+            as_json = args.json or args.out
+            out.write(
+                (json.dumps({"text": text, **answer}, ensure_ascii=False) if as_json else model.task.show(answer, text))
+                + "\n"
+            )
+    finally:
+        if args.out:
+            out.close()
+    if args.out:
+        say(f"{plural(len(texts), 'answer')} in {args.out}")
+
+
+def _answers(model: Any, texts: list[str], batch_size: int) -> Iterator[dict[str, Any]]:
+    if type(model.task).predict is type(model.task).__mro__[1].predict:
+        raise RecipeError(f"a {model.task.name} model does not predict; ask it with llmkit generate")
+    return model.predict_iter(texts, batch_size)
+
+
+def evaluate(args: Namespace) -> None:
+    """`llmkit evaluate`: the metrics of a saved model on data of its task, with 95 % bootstrap intervals."""
+    console.hush()
+    from llmkit.evaluation.measure import measure
+
+    columns = {}
+    for pair in args.column:
+        task_column, equals, yours = pair.partition("=")
+        if not equals:
+            raise RecipeError(f"--column {pair!r}: expected TASK=YOURS, such as text=body")
+        columns[task_column] = yours
+    result = measure(
+        args.model, args.data, columns, max_length=args.max_length, batch_size=args.batch_size, on_error=args.on_error
+    )
+    if args.json:
+        print(json.dumps(result, ensure_ascii=False))
+        return
+    for name, value in result["metrics"].items():
+        low, high = result["intervals"][name]
+        print(f"{name} {value:.4f}  [{low:.4f}, {high:.4f}]")

@@ -1,0 +1,57 @@
+"""A saved model on new data, through the same preparation and Trainer as its training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from llmkit.errors import raise_faults
+
+
+def measure(
+    name: str,
+    data: Any,
+    columns: Mapping[str, str] | None = None,
+    *,
+    max_length: int | None = None,
+    batch_size: int = 16,
+    on_error: str = "raise",
+) -> dict[str, Any]:
+    """`{"task", "metrics", "intervals": {metric: [low, high]}, "examples"}` of the model `name` on `data`."""
+    from transformers import TrainingArguments
+
+    from llmkit import predictor
+    from llmkit.data import load_part, preparation
+    from llmkit.evaluation.metrics import intervals
+    from llmkit.models import hub, loading
+    from llmkit.recipe import DataConfig
+    from llmkit.training.trainer import Trainer
+
+    path = hub.find_model(name)
+    task = predictor.task_of(path)
+    rows = load_part(data, task, DataConfig(columns=columns or {}, on_error=on_error))  # before the model is loaded
+    raise_faults(task.check_rows(rows, "data"))
+    loaded = predictor.load(name)
+    limit = loading.positions(loaded.model.config, loaded.tokenizer)
+    length = max_length or min(limit or task.default_max_length, task.default_max_length)
+    features = preparation.prepare(task, {"test": rows}, loaded.tokenizer, length, packed=False)
+    with tempfile.TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            output_dir=folder,
+            per_device_eval_batch_size=batch_size,
+            use_cpu=loaded.model.device.type == "cpu",
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            log_level="error",
+        )
+        trainer = Trainer(task, loaded.model, args, loaded.tokenizer, features, {"test": rows}, layout="padded")
+        outputs = trainer.outputs("test")
+    metrics = task.score(outputs, features["test"], rows)
+    spread = intervals(task, outputs, features["test"], rows)
+    return {
+        "task": task.name,
+        "metrics": metrics,
+        "intervals": {k: list(v) for k, v in spread.items()},
+        "examples": len(rows),
+    }

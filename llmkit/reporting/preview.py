@@ -1,0 +1,56 @@
+"""Examples exactly as the model sees them: every token, which are trained on, what was cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from llmkit import console
+
+if TYPE_CHECKING:
+    from llmkit.recipe import Recipe
+
+
+def preview(recipe: Recipe, count: int = 3) -> str:
+    """The first `count` rows of training features, token by token. «…» marks what the loss is taken on."""
+    from llmkit.data.sampling import RowView
+    from llmkit.running import prepare
+
+    console.hush()
+    prepared = prepare(recipe)
+    task, tokenizer = prepared.recipe.task, prepared.tokenizer
+    view = RowView(prepared.features["train"])
+    layout = "positions" if prepared.packed else "padded"
+    shown = []
+    for i in range(min(count, len(view))):
+        (feature,) = view.__getitems__([(i, 0, False)])
+        batch = task.collate([feature], tokenizer, layout)
+        shown.append(_show(i, feature, batch, tokenizer, prepared.recipe.task))
+    head = "«token» is predicted and trained on; ⟦token⟧ is what must be said where it differs from what is seen; ‖ parts documents"
+    return head + "\n\n" + "\n\n".join(shown)
+
+
+def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0]
+    per_token = labels.dim() == 1 and len(labels) == len(ids)
+    starts = set()
+    for length in feature.get("segments", [])[:-1]:
+        starts.add(length + max(starts, default=0))
+    pieces = []
+    for at, token in enumerate(ids):
+        text = tokenizer.decode([token])
+        label = labels[at].item() if per_token else -100
+        if label != -100:
+            text = f"«{text}»" if label == token else f"«{text}⟦{tokenizer.decode([label])}⟧»"
+        pieces.append(("‖" if at in starts else "") + text)
+    trained = int((labels != -100).sum()) if per_token else 0
+    head = f"row {number + 1}: {len(ids)} tokens"
+    head += f", {trained} trained on" if per_token else f", label {_label(labels, task)}"
+    if "segments" in feature:
+        head += f", {len(feature['segments'])} documents"
+    return head + "\n" + "".join(pieces)
+
+
+def _label(labels: Any, task: Any) -> str:
+    value = labels.item() if labels.numel() == 1 else labels.tolist()
+    names = getattr(task, "labels", ())
+    return f"{names[value]} ({value})" if names and isinstance(value, int) else str(value)
