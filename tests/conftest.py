@@ -1,0 +1,144 @@
+"""Tiny models built here, a cache of its own, no hub: what every test may lean on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TEXTS = [
+    "Once upon a time a fox met a crow by the river.",
+    "The crow held a piece of cheese, and the fox was hungry.",
+    "从前，有一只狐狸住在山脚下。",
+    "The quick brown fox jumps over the lazy dog.",
+    "A lion slept under a tree while a mouse ran over its paw.",
+    "山里的老虎和河里的鱼从来没有见过面。",
+    "The ant worked all summer; the grasshopper sang.",
+    "Slow and steady wins the race, said the tortoise.",
+] * 5
+REVIEWS = [
+    {"text": text, "label": label}
+    for text, label in [
+        ("a fine film", "positive"),
+        ("a waste of time", "negative"),
+        ("I loved every minute of it", "positive"),
+        ("dull, long and loud", "negative"),
+        ("太好看了，推荐", "positive"),
+        ("难吃，再也不来", "negative"),
+        ("warm, funny and wise", "positive"),
+        ("the plot makes no sense at all, and the actors know it", "negative"),
+    ]
+    for _ in range(4)
+]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nothing a test prepares is found by another run of the tests, or by the user."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["LLMKIT_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 folder of two layers, 32 wide, 64 positions, random weights, dropout 0, byte-level BPE of 320."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from llmkit.models.tokenizers import train
+
+    tokenizer = train("bpe", 320, iter(TEXTS), "gpt2")
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
+        attn_pdrop=0.0, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return save(GPT2LMHeadModel(config), tokenizer, tmp_path_factory.mktemp("gpt2"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT folder (masked-LM head) of two layers, 32 wide, 64 positions, random weights, dropout 0."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    from llmkit.models.tokenizers import train
+
+    tokenizer = train("bpe", 320, iter([*TEXTS, *(r["text"] for r in REVIEWS)]), "bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return save(BertForMaskedLM(config), tokenizer, tmp_path_factory.mktemp("bert"))
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+EXACT = {"bf16": False, "use_cpu": True, "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "weight_decay": 0.0}
+"""TrainingArguments under which runs can be compared: fp32, every loss logged, nothing else going on."""
+
+
+@pytest.fixture
+def causal_recipe(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., Any]:
+    """A small causal-LM recipe over TEXTS; keywords replace fields of `data`, `training` is laid over EXACT."""
+    from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
+    from llmkit.tasks import CausalLM
+
+    def make(output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any) -> Any:
+        base = DataConfig(train=[{"text": t} for t in TEXTS], validation=0.2, max_length=32)
+        return Recipe(
+            task=CausalLM(),
+            model=model or ModelConfig(name=str(tiny_gpt2)),
+            data=replace(base, **data),
+            training={**EXACT, "num_train_epochs": 1, "learning_rate": 1e-3, **(training or {})},
+            run=RunConfig(output=str(tmp_path / output), **(run or {})),
+        )
+
+    return make
+
+
+@pytest.fixture
+def review_recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Any]:
+    """A small classification recipe over REVIEWS, made like `causal_recipe`."""
+    from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
+    from llmkit.tasks import TextClassification
+
+    def make(output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any) -> Any:
+        base = DataConfig(train=REVIEWS, validation=REVIEWS[::3], max_length=32)
+        return Recipe(
+            task=TextClassification(),
+            model=model or ModelConfig(name=str(tiny_bert)),
+            data=replace(base, **data),
+            training={**EXACT, "num_train_epochs": 1, "learning_rate": 1e-3, **(training or {})},
+            run=RunConfig(output=str(tmp_path / output), **(run or {})),
+        )
+
+    return make
+
+
+@pytest.fixture
+def llmkit_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run `python -m llmkit …` in an empty folder; the answer has returncode, stdout, stderr."""
+
+    def run(*words: str, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "llmkit", *words], cwd=tmp_path, input=stdin, env={**os.environ, **(env or {})},
+            capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+
+    return run
