@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmkit.console import say
 from llmkit.errors import RecipeError, raise_faults, suggest
 from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.task import Task
@@ -39,11 +40,9 @@ SHORT = {
 REPLACED = {  # TrainingArguments of Transformers 4 that are gone, and what to write now
     "warmup_ratio": "write `warmup_steps: 0.1` (a fraction of the run)",
     "evaluation_strategy": "write `eval_strategy`",
-    "logging_dir": "every run writes log.jsonl into its output folder; for TensorBoard set TENSORBOARD_LOGGING_DIR",
     "group_by_length": "write `train_sampling_strategy: group_by_length`",
     "overwrite_output_dir": "choose another --output, or --resume the run that is there",
     "no_cuda": "write `use_cpu: true`",
-    "save_safetensors": "safetensors is the only format written",
     "per_gpu_train_batch_size": "write `per_device_train_batch_size`",
     "per_gpu_eval_batch_size": "write `per_device_eval_batch_size`",
     "jit_mode_eval": "write `torch_compile: true`",
@@ -54,6 +53,10 @@ REPLACED = {  # TrainingArguments of Transformers 4 that are gone, and what to w
     "batch_size": "write `per_device_train_batch_size`",
     "epochs": "write `num_train_epochs`",
     "lr": "write `learning_rate`",
+}
+WITHOUT_EFFECT = {  # gone too, but a run is the same without them: said, and left out
+    "logging_dir": "every run writes log.jsonl into its output folder; for TensorBoard set TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "safetensors is the only format written",
 }
 
 
@@ -190,11 +193,14 @@ def _read_open(value: Any) -> Any:
     return scalar(str(value)) if isinstance(value, Typed) else value
 
 
-def _check_training(given: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+def check_training(given: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """`given` with its values as TrainingArguments' fields want them; unknown names and wrong types go to `faults`."""
     known, checked = training_fields(), {}
     for key, value in _read_open(given).items():
         annotation = {part.strip() for part in known.get(key, "").split("|")}
-        if key in REPLACED:
+        if key in WITHOUT_EFFECT:
+            say(f"training.{key} is not read; {WITHOUT_EFFECT[key]}", "warning")
+        elif key in REPLACED:
             faults.append(f"training.{key} is not read; {REPLACED[key]}")
         elif key not in known:
             faults.append(f"training.{key}: TrainingArguments has no such field; {suggest(key, known)}")
@@ -259,7 +265,7 @@ def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
     if new_name is not None and str(new_name) != str(parts["model"].name):
         parts["model"] = dataclasses.replace(parts["model"], config={})
     parts = {p: _replace(part, given.get(p) or {}, p, faults) for p, part in parts.items()}
-    training = {**(recipe.training if recipe else {}), **_check_training(given.get("training") or {}, faults)}
+    training = {**(recipe.training if recipe else {}), **check_training(given.get("training") or {}, faults)}
     raise_faults(faults)
     return Recipe(task=task, training=training, **parts)
 

@@ -64,9 +64,12 @@ def prepare(recipe: Recipe) -> Prepared:
     """Check the recipe, read its data and encode it. Raises RecipeError with every fault, before a weight is read."""
     from llmkit.data import preparation
     from llmkit.models import loading, tokenizers
+    from llmkit.parsing import check_training
     from llmkit.training import arguments, preflight
 
-    raise_faults([*data.check(recipe.data, recipe.task), *loading.check(recipe.model, recipe.task)])
+    faults = [*data.check(recipe.data, recipe.task), *loading.check(recipe.model, recipe.task)]
+    recipe = replace(recipe, training=check_training(recipe.training, faults))
+    raise_faults(faults)
     args = arguments.build(recipe)
     loaded = data.load_rows(recipe.data, recipe.task)
     task = recipe.task.fit(loaded.rows["train"])

@@ -57,9 +57,8 @@ def check(recipe: Recipe, args: TrainingArguments, features: dict[str, Dataset])
         faults.append(f"training: {args.num_train_epochs:g} epochs are no step; raise num_train_epochs")
     warmup = args.get_warmup_steps(total) if total else 0
     if 0 < total <= warmup:
-        faults.append(
-            f"training.warmup_steps: {warmup:g} is not shorter than the run's {total} steps; lower it (0.1 is a tenth of the run)"
-        )
+        fix = "the learning rate never arrives; lower training.warmup_steps (0.1 is a tenth of the run)"
+        say(f"the warm-up of {warmup:g} steps is not shorter than the run of {total}: {fix}", "warning")
     metric = str(args.metric_for_best_model or "").removeprefix("eval_")
     if args.load_best_model_at_end and metric not in recipe.task.metrics:
         faults.append(
