@@ -28,6 +28,8 @@ def say(text: str, kind: str = "") -> None:
 def hush() -> None:
     """Keep the libraries' own bars and notices off the screen: what matters of them, llmkit says in a line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if os.environ.get("LLMKIT_DEBUG") != "1":
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, which the next lines do
     warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|datasets|peft)\b.*")
     import datasets
     import transformers

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -101,7 +102,7 @@ def write_yaml(content: Mapping[str, Any], path: str | Path) -> None:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style, yaml.allow_unicode, yaml.sort_base_mapping_type_on_output = False, True, False
-    with open(path, "w", encoding="utf-8") as file:
+    with Path(path).open("w", encoding="utf-8") as file:
         yaml.dump(dict(content), file)
 
 
@@ -285,7 +286,7 @@ def field_help(cls: type) -> dict[str, str]:
     import inspect
 
     body = ast.parse(inspect.getsource(cls)).body[0].body
-    pairs = zip(body, body[1:], strict=False)
+    pairs = itertools.pairwise(body)
     return {
         field.target.id: text.value.value
         for field, text in pairs

@@ -96,9 +96,8 @@ def _without_objects(part: Any) -> Any:
         value = getattr(part, f.name)
         if not isinstance(value, (str, int, float, bool, type(None), Mapping, list, tuple)):
             changes[f.name] = f"<{type(value).__name__} object>"
-        elif f.name in ("train", "validation", "test") and isinstance(value, list) and value:
-            if isinstance(value[0], Mapping) and "source" not in value[0]:
-                changes[f.name] = f"<{len(value)} rows in memory>"
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping) and "source" not in value[0]:
+            changes[f.name] = f"<{len(value)} rows in memory>"
     return dataclasses.replace(part, **changes)
 
 

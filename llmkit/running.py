@@ -46,10 +46,10 @@ class Result:
 
 def run(recipe: Recipe) -> Result:
     """Train, evaluate and save what `recipe` says. Raises RecipeError before any training for every fault found."""
+    console.hush()
     from llmkit.reporting import files
     from llmkit.training import checkpoints
 
-    console.hush()
     if finished := checkpoints.open_folder(recipe):
         return finished
     trainer = build_trainer(recipe)
@@ -62,7 +62,6 @@ def run(recipe: Recipe) -> Result:
 
 def prepare(recipe: Recipe) -> Prepared:
     """Check the recipe, read its data and encode it. Raises RecipeError with every fault, before a weight is read."""
-    from llmkit.data import preparation
     from llmkit.models import loading, tokenizers
     from llmkit.parsing import check_training
     from llmkit.training import arguments, preflight
@@ -76,23 +75,38 @@ def prepare(recipe: Recipe) -> Prepared:
     raise_faults([fault for part, rows in loaded.rows.items() for fault in task.check_rows(rows, part)])
     recipe = replace(recipe, task=task)
     tokenizer = tokenizers.get_tokenizer(recipe.model, task, loaded.rows["train"])
+    task.ready_tokenizer(tokenizer)
     max_length = preflight.row_length(recipe, tokenizer)
     packed = task.packs if recipe.data.packing is None else recipe.data.packing
-    features = preparation.prepare(task, loaded.rows, tokenizer, max_length, packed)
+    features = _features(recipe, loaded.rows, tokenizer, max_length, packed)
     raise_faults(preflight.check(recipe, args, features))
     arguments.announce(recipe, args)
     return Prepared(recipe, args, loaded, tokenizer, features, max_length, packed)
 
 
+def _features(
+    recipe: Recipe, rows: dict[str, Dataset], tokenizer: Any, max_length: int, packed: bool
+) -> dict[str, Any]:
+    from llmkit.data import preparation
+
+    if not recipe.data.streaming:
+        return preparation.prepare(recipe.task, rows, tokenizer, max_length, packed)
+    from llmkit.data.streaming import Stream
+
+    held = {part: dataset for part, dataset in rows.items() if part != "train"}
+    train = Stream(recipe.task, recipe.data, tokenizer, max_length, packed)
+    return {"train": train, **preparation.prepare(recipe.task, held, tokenizer, max_length, packed)}
+
+
 def build_trainer(recipe: Recipe) -> Trainer:
     """A real transformers.Trainer for `recipe`, to drive yourself. Its `recipe` and `loaded` say what it was made of."""
+    console.hush()
     from transformers import EarlyStoppingCallback, set_seed
 
     from llmkit.models import loading
     from llmkit.training import callbacks
     from llmkit.training.trainer import Trainer
 
-    console.hush()
     prepared = prepare(recipe)
     recipe, args, task = prepared.recipe, prepared.args, prepared.recipe.task
     set_seed(args.seed)  # new weights are the seed's, whatever was drawn before
@@ -109,7 +123,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
 def _lay_out(prepared: Prepared, model: PreTrainedModel) -> tuple[dict[str, Dataset], str]:
     """The features, and how this model is told which packed documents are apart: found by trying. A model that cannot
     be told gets one document a row."""
-    from llmkit.data import collation, preparation
+    from llmkit.data import collation
 
     if not prepared.packed:
         return prepared.features, "padded"
@@ -120,6 +134,6 @@ def _lay_out(prepared: Prepared, model: PreTrainedModel) -> tuple[dict[str, Data
         say(f"packed documents are kept apart by {means} (tried on this model)", "decided")
         return prepared.features, layout
     say(f"packing is off: {type(model).__name__} lets packed documents see each other (tried on this model)", "decided")
-    return preparation.prepare(
-        task, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, packed=False
+    return _features(
+        prepared.recipe, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, packed=False
     ), "padded"

@@ -12,7 +12,7 @@ torch, so that a command line can name tasks without it; tokenizers and models a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -43,9 +43,9 @@ class Task:
     name: ClassVar[str]
     """What `--task` and recipe.yaml call it."""
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Each column the task reads, with the usual names it is also found under. All but `optional_columns` are required."""
-    optional_columns: ClassVar[tuple[str, ...]] = ()
-    """Columns the task can do without."""
+    """Each column the task reads, with the usual names it is also found under. All are required, or one of `formats`."""
+    formats: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Sets of columns of which one is enough, the first that is there deciding; empty: all `columns` are required."""
     auto_class: ClassVar[str]
     """The Transformers Auto class, as a string."""
     metrics: ClassVar[tuple[str, ...]]
@@ -80,6 +80,13 @@ class Task:
     def fit(self, rows: Dataset) -> Self:
         """A task that knows what the training rows teach (labels, format). `rows` hold `columns`."""
         return self
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        """What a tokenizer for these rows is trained on."""
+        return (row[next(iter(self.columns))] for row in rows)
+
+    def ready_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Give the tokenizer what the fitted task needs of it (a chat template); it is saved with the model."""
 
     def with_config(self, config: Any) -> Self:
         """A task that knows what a checkpoint trained elsewhere says of itself (its labels)."""

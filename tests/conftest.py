@@ -89,7 +89,14 @@ def save(model: Any, tokenizer: Any, folder: Path) -> Path:
     return folder
 
 
-EXACT = {"bf16": False, "use_cpu": True, "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "weight_decay": 0.0}
+EXACT = {
+    "bf16": False,
+    "use_cpu": True,
+    "logging_steps": 1,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "weight_decay": 0.0,
+}
 """TrainingArguments under which runs can be compared: fp32, every loss logged, nothing else going on."""
 
 
@@ -99,7 +106,9 @@ def causal_recipe(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., Any]:
     from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
     from llmkit.tasks import CausalLM
 
-    def make(output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any) -> Any:
+    def make(
+        output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any
+    ) -> Any:
         base = DataConfig(train=[{"text": t} for t in TEXTS], validation=0.2, max_length=32)
         return Recipe(
             task=CausalLM(),
@@ -118,7 +127,9 @@ def review_recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Any]:
     from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
     from llmkit.tasks import TextClassification
 
-    def make(output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any) -> Any:
+    def make(
+        output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any
+    ) -> Any:
         base = DataConfig(train=REVIEWS, validation=REVIEWS[::3], max_length=32)
         return Recipe(
             task=TextClassification(),
@@ -135,7 +146,9 @@ def review_recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Any]:
 def llmkit_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run `python -m llmkit …` in an empty folder; the answer has returncode, stdout, stderr."""
 
-    def run(*words: str, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
+    def run(
+        *words: str, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess:
         return subprocess.run(
             [sys.executable, "-m", "llmkit", *words], cwd=tmp_path, input=stdin, env={**os.environ, **(env or {})},
             capture_output=True, text=True, timeout=timeout,

@@ -21,7 +21,9 @@ def recipes(folder: str, gpt2: str, bert: str, batch: int, accumulation: int) ->
         "learning_rate": 1e-3, "eval_strategy": "epoch", "save_strategy": "no", "load_best_model_at_end": False,
         "per_device_eval_batch_size": batch,
     }  # fmt: skip
-    texts = DataConfig(train=[{"text": t} for t in TEXTS[:27]], validation=[{"text": t} for t in TEXTS[1:6]], max_length=32)
+    texts = DataConfig(
+        train=[{"text": t} for t in TEXTS[:27]], validation=[{"text": t} for t in TEXTS[1:6]], max_length=32
+    )
     reviews = DataConfig(train=REVIEWS[:31], validation=REVIEWS[::3], max_length=32)
     grouped = {**training, "train_sampling_strategy": "group_by_length"}
     return {

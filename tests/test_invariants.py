@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT, TEXTS
 
-from llmkit import ModelConfig, RecipeError, build_trainer, run
+from llmkit import ModelConfig, build_trainer, run
 from llmkit.tasks import MaskedLM
 
 
@@ -24,7 +24,9 @@ def job(folder: Path, gpt2: Path, bert: Path, batch: int, accumulation: int, pro
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     words = [sys.executable, *launcher, "tests/job.py", str(folder / "out.json"), str(folder), str(gpt2), str(bert)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests"}
-    done = subprocess.run([*words, str(batch), str(accumulation)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [*words, str(batch), str(accumulation)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "out.json").read_text())
 
@@ -89,7 +91,9 @@ def test_losses_are_those_of_a_bare_loop(causal_recipe) -> None:
 
 
 def test_classification_losses_are_those_of_a_bare_loop(review_recipe) -> None:
-    trainer = build_trainer(review_recipe(training={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}))
+    trainer = build_trainer(
+        review_recipe(training={"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2})
+    )
     model = trainer.model
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     trainer.train()
@@ -134,7 +138,13 @@ def test_packed_encoder_tokens_see_their_own_document_alone(causal_recipe, tiny_
 @pytest.mark.parametrize("kind", ["packed", "grouped", "masked"])
 def test_a_resumed_run_is_the_uninterrupted_one(kind: str, causal_recipe, review_recipe, tiny_gpt2, tiny_bert) -> None:
     """Dropout on, stopped in the middle of the second epoch, with accumulation."""
-    settings = {"num_train_epochs": 3, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 5}
+    settings = {
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 5,
+    }
     dropout = {"gpt2": {"resid_pdrop": 0.1, "embd_pdrop": 0.1}, "bert": {"hidden_dropout_prob": 0.1}}
 
     def recipe(output: str, **run_fields):
@@ -196,7 +206,18 @@ def test_perplexity_is_that_of_all_tokens_whatever_the_batch(causal_recipe) -> N
 
 
 def test_two_processes_that_became_one_each_are_refused(tmp_path: Path) -> None:
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "llmkit", "train", "finetune_gpt2", "--training.use_cpu", "false"]
+    words = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "llmkit",
+        "train",
+        "finetune_gpt2",
+        "--training.use_cpu",
+        "false",
+    ]
     if torch.accelerator.is_available():
         pytest.skip("with an accelerator each process gets a device of its own")
     done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)

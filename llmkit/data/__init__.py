@@ -35,6 +35,10 @@ def check(config: DataConfig, task: Task) -> list[str]:
             faults.append(f"data.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
     if config.max_length is not None and config.max_length < 2:
         faults.append(f"data.max_length: {config.max_length} leaves nothing to learn from; at least 2")
+    if config.streaming and (config.validation is None or isinstance(config.validation, (int, float))):
+        faults.append(
+            "data.streaming: give --data.validation a source of its own; a fraction would read everything first"
+        )
     if config.packing and not task.packs:
         faults.append(f"data.packing: rows of {task.name} are not packed; leave it out")
     return faults
@@ -48,6 +52,8 @@ def load_rows(config: DataConfig, task: Task) -> Loaded:
     def has(part: str) -> bool:
         return folder_has(config.train, part) or (isinstance(config.train, str) and part in TEXTS.get(config.train, ()))
 
+    if config.streaming:
+        return _load_streamed(config, task)
     given = {"train": config.train, "validation": config.validation, "test": config.test}
     for part in ("validation", "test"):
         if given[part] is None and has(part):
@@ -70,6 +76,25 @@ def load_rows(config: DataConfig, task: Task) -> Loaded:
         say(f"{part}: {plural(len(dataset), 'row')} from {names}", "data")
     _warn_of_leaks(rows)
     return Loaded(rows, sources)
+
+
+def _load_streamed(config: DataConfig, task: Task) -> Loaded:
+    from llmkit.data.streaming import sample
+
+    given = {"validation": config.validation} | ({"test": config.test} if config.test is not None else {})
+    rows = {
+        "train": sample(task, config),
+        **{part: load_part(spec, task, config, part) for part, spec in given.items()},
+    }
+    say(
+        f"train: streamed from {config.train}; the first {plural(len(rows['train']), 'row')} teach labels and tokenizer",
+        "data",
+    )
+    names = {"train": config.train, **given}
+    return Loaded(
+        rows,
+        [{"part": p, "name": str(names[p]), "sha256": None, "rows": len(r), "left_out": 0} for p, r in rows.items()],
+    )
 
 
 def load_part(spec: Any, task: Task, config: DataConfig, part: str = "test") -> Dataset:

@@ -58,7 +58,7 @@ def kept(
             dataset.save_to_disk(str(building))
             (building / "notes.json").write_text(json.dumps(notes, ensure_ascii=False), encoding="utf-8")
             try:
-                os.rename(building, folder)  # whole or not at all; another machine may have been first
+                building.rename(folder)  # whole or not at all; another machine may have been first
             except OSError:
                 shutil.rmtree(building, ignore_errors=True)
     notes = json.loads((folder / "notes.json").read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ def clean(source: Source, task: Task, config: DataConfig, part: str) -> Cleaned:
     if not head:
         raise RecipeError(f"data.{part}: {source.name} is empty")
     names = find_columns(head, task, config, f"data.{part}: {source.name}")
-    good = _readable(itertools.chain(head, raw), task, names, bad)
+    good = readable(itertools.chain(head, raw), task, names, bad)
     chunks = [pa.Table.from_pylist(chunk) for chunk in _chunks(good)]
     if bad and config.on_error == "raise":
         more = f" (and {len(bad) - SHOWN:,} more)" if len(bad) > SHOWN else ""
@@ -66,10 +66,16 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
             names[column] = found[0]
         elif wanted:
             faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); its columns are {', '.join(there)}")
-        elif column not in task.optional_columns:
+        elif not task.formats:
             faults.append(
                 f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME"
             )
+    if task.formats and not any(all(c in names for c in choice) for choice in task.formats):
+        wanted = "; or ".join(", ".join(choice) for choice in task.formats)
+        first = task.formats[0][0]
+        faults.append(
+            f"{where}: its columns are {', '.join(there)}; {task.name} reads {wanted}; say --data.columns.{first} NAME"
+        )
     faults += [
         f"data.columns.{c}: the task reads no such column; it reads {', '.join(task.columns)}"
         for c in config.columns
@@ -80,7 +86,8 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
     return names
 
 
-def _readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
+def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows that `task.read_row` takes; what is wrong with the others is appended to `bad`."""
     for where, row in raw:
         if isinstance(row, ValueError):
             bad.append(f"{where}: {row}")

@@ -81,6 +81,7 @@ def _compact(table: Any) -> Any:
             small = pa.uint16() if high < 2**16 else pa.uint32()
         else:
             small = pa.int32() if low >= -(2**31) and high < 2**31 else pa.int64()
+            small = pa.int8() if pa.types.is_list(kind) and low >= -128 and high < 128 else small
         table = table.set_column(i, name, table[name].cast(pa.list_(small) if pa.types.is_list(kind) else small))
     return table
 

@@ -106,4 +106,5 @@ class EpochLoader(torch.utils.data.DataLoader):
     """A DataLoader that hands `set_epoch` on to its batch sampler, as the Trainer expects of it."""
 
     def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)
+        if hasattr(self.batch_sampler, "set_epoch"):  # a stream has none
+            self.batch_sampler.set_epoch(epoch)

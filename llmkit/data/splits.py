@@ -24,7 +24,7 @@ def split_off(rows: Dataset, fraction: float, seed: int, task: Task) -> tuple[Da
     """`(the rest, about fraction of the rows)`. A lone document is cut near its end instead. Raises RecipeError."""
     if not 0 < fraction < 1:
         raise RecipeError(f"data.validation: the fraction {fraction:g} is not between 0 and 1")
-    if len(rows) == 1 and task.whole_documents:
+    if len(rows) == 1 and task.whole_documents and rows[0].get("text"):
         return _cut(rows, fraction)
     hashes = row_hashes(rows, seed)
     distinct = sorted(set(hashes))

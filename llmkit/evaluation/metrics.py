@@ -39,14 +39,13 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(nll.mean())
 
 
-def language_model(outputs: np.ndarray, features: Any, rows: Any) -> dict[str, float]:
-    """`loss` (nats per predicted token, over all tokens of the split), `perplexity`, `bits_per_byte` of the UTF-8 text.
+def language_model(outputs: np.ndarray, size: int) -> dict[str, float]:
+    """`loss` (nats per predicted token, over all tokens of the split), `perplexity`, `bits_per_byte` of the text.
 
-    outputs: (rows of features, 2), the summed nats and the number of predicted tokens of each.
+    outputs: (rows of features, 2), the summed nats and the number of predicted tokens of each; `size`: UTF-8 bytes.
     """
     nats, tokens = outputs.astype(np.float64).sum(0)
     loss = nats / tokens
-    size = sum(len(text.encode()) for text in rows["text"])
     return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nats / math.log(2) / size}
 
 

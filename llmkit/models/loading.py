@@ -156,13 +156,17 @@ def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
         adapter, folder = path, hub.find_model(base_of(path))
     options: dict[str, Any] = {"config": config, "dtype": dtype, "trust_remote_code": False}
     if folder.suffix == ".gguf":
-        folder, options["gguf_file"] = folder.parent, folder.name
+        options["gguf_file"] = folder.name
     else:
         options |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
     try:
-        model, loading = auto.from_pretrained(str(folder), output_loading_info=True, **options)
+        model, loading = auto.from_pretrained(
+            str(folder.parent if folder.is_file() else folder), output_loading_info=True, **options
+        )
     except (OSError, ValueError, ImportError) as e:
         raise RecipeError(f"model {str(path)!r}: cannot be loaded ({str(e).splitlines()[0]})") from None
+    if folder.suffix == ".gguf":
+        _as_plain_weights(model, folder)
     new = sorted({*loading["missing_keys"], *(m[0] for m in loading["mismatched_keys"])})
     if new and adapter is None:
         say(
@@ -174,6 +178,18 @@ def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
 
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     return model
+
+
+def _as_plain_weights(model: Any, file: Path) -> None:
+    """A .gguf file's weights were unpacked to full precision: the model is not quantised, though it says so, and an
+    adapter must name the file."""
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.name_or_path = str(file.resolve())
 
 
 def _dtype(config: ModelConfig, fp32: bool) -> Any:

@@ -6,7 +6,6 @@ the pad token and the real EOS is still trained on.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,15 +67,15 @@ def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedToken
     from accelerate import PartialState
     from transformers import AutoTokenizer
 
-    key = cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows.select_columns(["text"])))
+    key = cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows))
     folder = cache.cache_root() / f"tokenizer-{key}"
     with PartialState().local_main_process_first():
         if not folder.exists():
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder.parent) as building:
-                train(kind, size, (row["text"] for row in rows), task.tokenizer_style).save_pretrained(f"{building}/it")
+                train(kind, size, task.texts(rows), task.tokenizer_style).save_pretrained(f"{building}/it")
                 if not folder.exists():
-                    os.rename(f"{building}/it", folder)
+                    (Path(building) / "it").rename(folder)
     tokenizer = with_pad(AutoTokenizer.from_pretrained(str(folder)))
     say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows", "decided")
     return tokenizer

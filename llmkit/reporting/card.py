@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from llmkit.console import say
 
 if TYPE_CHECKING:
     from llmkit.training.trainer import Trainer
@@ -18,9 +21,13 @@ def write(trainer: Trainer, metrics: dict[str, Any]) -> None:
     """Write README.md into the run folder."""
     folder = trainer.args.output_dir
     code = trainer.task.snippet(str(folder), trainer.rows["train"][0])
-    answer = _run(code) if code and sum(p.numel() for p in trainer.model.parameters()) < RUN_UP_TO else ""
-    from pathlib import Path
-
+    answer = ""
+    if code and sum(p.numel() for p in trainer.model.parameters()) < RUN_UP_TO:
+        try:
+            answer = _run(code)
+        except Exception as e:  # an adapter on a .gguf file, say, which plain transformers cannot load: claim nothing
+            say(f"the model card has no snippet: it did not run ({str(e).splitlines()[0][:120]})", "warning")
+            code = ""
     (Path(folder) / "README.md").write_text(_text(trainer, metrics, code, answer), encoding="utf-8")
 
 

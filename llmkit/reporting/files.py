@@ -61,13 +61,15 @@ def _scores(trainer: Trainer, logs: dict[str, Any], prefix: str) -> dict[str, fl
 
 def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
     task, rows = trainer.task, trainer.rows
-    baselines = task.baselines(
-        trainer.features["train"],
-        trainer.features[split],
-        {"train": rows["train"], "evaluation": rows[split]},
-        trainer.recipe.run.references,
-    )
-    per_epoch = sum(len(ids) for batch in trainer.features["train"].iter(1000) for ids in batch["input_ids"])
+    train, streamed = trainer.features["train"], trainer.recipe.data.streaming
+    if streamed:
+        baselines, tokens = {}, trainer.state.num_input_tokens_seen
+    else:
+        raw = {"train": rows["train"], "evaluation": rows[split]}
+        baselines = task.baselines(train, trainer.features[split], raw, trainer.recipe.run.references)
+        tokens = round(
+            sum(len(ids) for batch in train.iter(1000) for ids in batch["input_ids"]) * (trainer.state.epoch or 0)
+        )
     return {
         "task": task.name_in_recipe(),
         "primary": task.primary,
@@ -77,7 +79,7 @@ def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict
         "baselines": baselines,
         "split": split,
         "examples": len(rows[split]),
-        "tokens": round(per_epoch * (trainer.state.epoch or 0)),
+        "tokens": tokens,
         "steps": trainer.state.global_step,
         "seconds": round(time.time() - trainer.started, 1),
         "peak_memory_bytes": peak_memory(),

@@ -20,17 +20,23 @@ def plan(recipe: Recipe) -> str:
     prepared = prepare(recipe)
     args, features = prepared.args, prepared.features
     total, trainable = _parameters(prepared)
-    per_epoch, steps = preflight.steps(args, len(features["train"]))
-    epoch_tokens = sum(len(ids) for batch in features["train"].iter(1000) for ids in batch["input_ids"])
-    tokens = epoch_tokens * steps / per_epoch
     batch_tokens = args.per_device_train_batch_size * prepared.max_length
+    if recipe.data.streaming:
+        per_epoch = steps = args.max_steps
+        tokens = steps * batch_tokens * args.gradient_accumulation_steps * args.world_size
+        data = "streamed"
+    else:
+        per_epoch, steps = preflight.steps(args, len(features["train"]))
+        epoch_tokens = sum(len(ids) for batch in features["train"].iter(1000) for ids in batch["input_ids"])
+        tokens = epoch_tokens * steps / per_epoch
+        data = f"{epoch_tokens:,} tokens in {len(features['train']):,} rows of at most {prepared.max_length}"
     rate, kind = _matmul_rate(args.bf16, args.device)
     seconds = 6 * total * tokens / rate / args.world_size / 0.3
     states = total * 4 + trainable * 12  # weights, and gradient and two moments of what trains, in fp32
     activations = batch_tokens * _activation_bytes(prepared)
     rows = {
         "parameters": f"{total:,}, of which {trainable:,} train",
-        "data": f"{epoch_tokens:,} tokens in {len(features['train']):,} rows of at most {prepared.max_length}",
+        "data": data,
         "steps": f"{steps:,} ({per_epoch:,} an epoch), batch {args.per_device_train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} processes",
         "tokens": f"{tokens:,.0f} in the whole run",
         "memory": f"about {(states + activations) / 2**30:.1f} GiB a process: {states / 2**30:.1f} weights, gradients and moments, {activations / 2**30:.1f} activations and logits",

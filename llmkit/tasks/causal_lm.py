@@ -1,17 +1,29 @@
-"""Causal language modelling: predict each token from those before it (GPT-2, Llama, Qwen, an LSTM …)."""
+"""Causal language modelling: predict each token from those before it (GPT-2, Llama, Qwen, an LSTM …).
+
+The columns decide the format: plain text is predicted whole; of conversations (messages, ShareGPT, prompt and response,
+Alpaca) only what the assistant says is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from llmkit.task import Batch, Task
+from llmkit.task import Batch, Task, read_text
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from datasets import Dataset
+
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ 'Assistant: ' + m['content'] + eos_token }}"
+    "{% else %}{{ m['role'].capitalize() + ': ' + m['content'] + '\\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""For a tokenizer without a chat template: saved with it, so that every later user of the folder sees the same."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +32,25 @@ class CausalLM(Task):
 
     label_smoothing: float = 0.0
     """of the cross entropy"""
+    chat: bool = False
+    """whether the training rows are conversations (learned from them)"""
 
     name: ClassVar[str] = "causal-lm"
-    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("content", "story", "document", "body")}
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "text": ("content", "story", "document", "body"),
+        "messages": ("conversations", "conversation"),
+        "prompt": ("question", "query"),
+        "response": ("completion", "answer"),
+        "instruction": (),
+        "input": (),
+        "output": (),
+    }
+    formats: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("text",),
+        ("messages",),
+        ("prompt", "response"),
+        ("instruction", "output"),
+    )
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
     primary: ClassVar[str] = "loss"
@@ -32,25 +60,74 @@ class CausalLM(Task):
     tokenizer_style: ClassVar[str] = "gpt2"
     can_generate: ClassVar[bool] = True
 
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        if row.get("text") is not None:
+            return {"text": read_text(row, "text")}
+        if row.get("messages") is not None:
+            return {"messages": [_turn(m) for m in _turns(row["messages"])]}
+        if row.get("instruction") is not None:
+            more = row.get("input")
+            asked = read_text(row, "instruction") + (f"\n\n{more}" if isinstance(more, str) and more.strip() else "")
+            said = read_text(row, "output")
+        else:
+            if all(row.get(c) is None for c in ("prompt", "response")):
+                raise ValueError("no 'text'" if "text" in row else "neither text nor a conversation")
+            asked, said = read_text(row, "prompt"), read_text(row, "response")
+        return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+
+    def fit(self, rows: Dataset) -> Self:
+        return self.replace(chat="messages" in rows.column_names)
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        for row in rows:
+            yield row.get("text") or "\n".join(m["content"] for m in row["messages"])
+
+    def ready_tokenizer(self, tokenizer: Any) -> None:
+        if self.chat and not tokenizer.chat_template:
+            tokenizer.chat_template = PLAIN_TEMPLATE
+
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         from llmkit.data.packing import chunks
 
-        encoded = tokenizer(list(rows["text"]), add_special_tokens=True, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
+        columns: dict[str, list[Any]] = {"input_ids": [], "row": []}
+        if self.chat:
+            columns["learn"] = []  # 1 where a token is trained on
+        for row, (ids, learn) in enumerate(self._documents(rows, tokenizer)):
+            if len(ids) < 2:
+                continue
+            for piece, part in zip(chunks(ids, max_length), chunks(learn, max_length), strict=True):
+                if any(part[1:]):
+                    columns["input_ids"].append(piece)
+                    columns["row"].append(row)
+                    if self.chat:
+                        columns["learn"].append(part)
+        return columns
+
+    def _documents(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
+        """The ids of each row, and which of them are trained on."""
+        size = len(next(iter(rows.values())))
+        texts = rows.get("text", [None] * size)
+        plain = [t for t in texts if t is not None]
+        encoded = iter(tokenizer(plain, return_attention_mask=False, verbose=False)["input_ids"] if plain else [])
         eos = tokenizer.eos_token_id
-        documents = (ids if ids[-1:] == [eos] or eos is None else [*ids, eos] for ids in encoded)
-        pieces = [
-            (row, piece) for row, ids in enumerate(documents) if len(ids) > 1 for piece in chunks(ids, max_length)
-        ]
-        return {"input_ids": [ids for _, ids in pieces], "row": [row for row, _ in pieces]}
+        for i, text in enumerate(texts):
+            if text is None:
+                yield _conversation(rows["messages"][i], tokenizer)
+                continue
+            ids = next(encoded)
+            ids = ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
+            yield ids, [1] * len(ids)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
+        import torch
+
         from llmkit.data import collation
 
         batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=True)
         labels = collation.pad([f["input_ids"] for f in features], collation.IGNORED)
         labels[collation.starts(features, labels.shape[1])] = collation.IGNORED  # nothing stands before a first token
+        if "learn" in features[0]:
+            labels = torch.where(collation.pad([f["learn"] for f in features], 0) == 1, labels, collation.IGNORED)
         return {**batch, "labels": labels}
 
     def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
@@ -71,8 +148,7 @@ class CausalLM(Task):
         """Nats of each predicted token, 0 elsewhere, in fp32: (rows, longest - 1)."""
         import torch.nn.functional as F
 
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
-        outputs = model(**inputs)
+        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
         logits, labels = outputs.logits[:, :-1].float(), batch["labels"][:, 1:]
         nll = F.cross_entropy(
             logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=label_smoothing
@@ -82,19 +158,62 @@ class CausalLM(Task):
     def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
         from llmkit.evaluation.metrics import language_model
 
-        return language_model(outputs, features, rows)
+        said = (
+            m["content"] for row in rows if not row.get("text") for m in row["messages"] if m["role"] == "assistant"
+        )
+        size = sum(len(row["text"].encode()) for row in rows if row.get("text")) + sum(len(t.encode()) for t in said)
+        return language_model(outputs, size)
 
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
     ) -> dict[str, Any]:
         from llmkit.evaluation.baselines import bigram_loss
 
-        return {"bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"}}
+        return {} if self.chat else {"bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"}}
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
+        if self.chat:
+            return (
+                "from transformers import pipeline\n\n"
+                f"chat = pipeline('text-generation', {folder!r})\n"
+                f"messages = [{{'role': 'user', 'content': {row['messages'][0]['content'][:200]!r}}}]\n"
+                "print(chat(messages, max_new_tokens=40, do_sample=False)[0]['generated_text'][-1]['content'])"
+            )
         prompt = " ".join(row["text"].split()[:4])[:40]
         return (
             "from transformers import pipeline\n\n"
             f"generator = pipeline('text-generation', {folder!r})\n"
             f"print(generator({prompt!r}, max_new_tokens=30, do_sample=False)[0]['generated_text'])"
         )
+
+
+def _turns(messages: Any) -> list[Any]:
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("'messages' is not a list of turns")
+    return messages
+
+
+def _turn(message: Any) -> dict[str, str]:
+    """A turn as role and content; ShareGPT says from and value."""
+    if not isinstance(message, Mapping):
+        raise ValueError(f"a turn is {type(message).__name__}, not role and content")
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if role not in ROLES or not isinstance(content, str):
+        raise ValueError(f"a turn with role {role!r} (known: {', '.join(ROLES)}) and content {str(content)[:20]!r}")
+    return {"role": ROLES[role], "content": content}
+
+
+def _conversation(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Ids of a conversation in the tokenizer's template, and 1 for every token that the assistant says, its end
+    included. What a turn adds is what the template of the conversation up to it adds."""
+
+    def ids(turns: Sequence[Any], ask: bool) -> list[int]:
+        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=ask, return_dict=True)["input_ids"])
+
+    whole, learn = ids(messages, False), []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, after = len(ids(messages[:i], True)), len(ids(messages[: i + 1], False))
+        learn += [0] * (before - len(learn)) + [1] * (after - before)
+    return whole, learn[: len(whole)] + [0] * (len(whole) - len(learn))

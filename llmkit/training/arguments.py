@@ -60,6 +60,7 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
         "ddp_find_unused_parameters": False,
         "dataloader_pin_memory": machine.device == "cuda",
         "accelerator_config": {"dispatch_batches": False},
+        "include_num_input_tokens_seen": "all" if recipe.data.streaming else "no",
     }
 
 

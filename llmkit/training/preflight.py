@@ -47,7 +47,14 @@ def steps(args: TrainingArguments, size: int) -> tuple[int, int]:
 def check(recipe: Recipe, args: TrainingArguments, features: dict[str, Dataset]) -> list[str]:
     """Faults of a run that would train nothing, warm up for ever, or look for a metric that is not there."""
     faults = []
-    epoch, total = steps(args, len(features["train"]))
+    if recipe.data.streaming:
+        epoch = total = args.max_steps
+        if total < 1:
+            return ["data.streaming: a stream has no end; give --training.max_steps"]
+        if args.train_sampling_strategy == "group_by_length":
+            return ["training.train_sampling_strategy: a stream cannot be grouped by length; choose random"]
+    else:
+        epoch, total = steps(args, len(features["train"]))
     if epoch == 0:
         faults.append(
             f"training.dataloader_drop_last: {len(features['train'])} rows of features give no full batch of "

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from llmkit.data.sampling import FILLER, EpochLoader, EpochSampler, RowView
+from llmkit.data.streaming import Stream
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -56,6 +57,11 @@ class Trainer(transformers.Trainer):
 
     def get_train_dataloader(self) -> EpochLoader:
         args, dataset = self.args, self.train_dataset
+        if isinstance(dataset, Stream):
+            batches = dataset.batches(self._train_batch_size, args.process_index, args.world_size)
+            return EpochLoader(
+                batches, batch_size=None, collate_fn=self._collate_training, pin_memory=args.dataloader_pin_memory
+            )
         grouped = args.train_sampling_strategy == "group_by_length"
         lengths = [len(ids) for batch in dataset.iter(1000) for ids in batch["input_ids"]] if grouped else None
         sampler = EpochSampler(

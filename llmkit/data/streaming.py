@@ -1,0 +1,99 @@
+"""Rows read while training, never all at once: the same sources, cleaning, encoding and packing, a chunk at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from llmkit.console import say
+from llmkit.data import cleaning, packing, preparation, sources
+from llmkit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmkit.recipe import DataConfig
+    from llmkit.task import Task
+
+CHUNK = 2_000  # rows that are packed and shuffled together
+SAMPLE = 10_000  # rows from which labels, tokenizer and format are learned
+
+
+@dataclass
+class Stream:
+    """Training rows without end, in passes over the sources. A pass depends on (seed, number of the pass) alone, so a
+    resumed run finds its place by reading again, and one batch is one batch however it is cut."""
+
+    task: Task
+    config: DataConfig
+    tokenizer: Any
+    max_length: int
+    packed: bool
+
+    def features(self) -> Iterator[dict[str, Any]]:
+        """Features with `row` (a running number) and `epoch` (the pass)."""
+        number = 0
+        for epoch in itertools.count():
+            random = np.random.default_rng((self.config.seed, epoch))
+            for rows in _chunks(self.task, self.config):
+                encoded, _ = preparation.encode(self.task, rows, self.tokenizer, self.max_length)
+                encoded = packing.pack(encoded, self.max_length) if self.packed else encoded
+                for i in random.permutation(len(encoded)):
+                    yield {**encoded[int(i)], "row": number, "epoch": epoch}
+                    number += 1
+
+    def batches(self, size: int, rank: int, processes: int) -> MicroBatches:
+        return MicroBatches(self, size, rank, processes)
+
+
+class MicroBatches(torch.utils.data.IterableDataset):
+    """Every `processes`-th list of `size` features, from `rank` on."""
+
+    def __init__(self, stream: Stream, size: int, rank: int, processes: int):
+        self.stream, self.size, self.rank, self.processes = stream, size, rank, processes
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        features = self.stream.features()
+        for number in itertools.count():
+            batch = list(itertools.islice(features, self.size))
+            if number % self.processes == self.rank:
+                yield batch
+
+
+def sample(task: Task, config: DataConfig) -> Dataset:
+    """The first rows: what a task and a tokenizer learn from. Raises RecipeError."""
+    import datasets
+
+    chunks = itertools.islice(_chunks(task, config), SAMPLE // CHUNK)
+    return datasets.concatenate_datasets(list(chunks))
+
+
+def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
+    """One pass over the sources, in their order, CHUNK rows at a time."""
+    import datasets
+    import pyarrow as pa
+
+    for source in sources.find(config.train, "train", config.document):
+        if source.weight != 1:
+            raise RecipeError(
+                f"data.train: {source.name} has a weight; a stream takes each source once, so list it twice"
+            )
+        raw = iter(source.rows())
+        head = list(itertools.islice(raw, 100))
+        if not head:
+            raise RecipeError(f"data.train: {source.name} is empty")
+        names = cleaning.find_columns(head, task, config, f"data.train: {source.name}")
+        bad: list[str] = []
+        good = cleaning.readable(itertools.chain(head, raw), task, names, bad)
+        while rows := list(itertools.islice(good, CHUNK)):
+            yield datasets.Dataset(pa.Table.from_pylist(rows))
+            if bad and config.on_error == "raise":
+                raise RecipeError(f"bad row: {bad[0]}; mend it, or leave such rows out with --data.on_error skip")
+            if bad:
+                say(f"{len(bad)} bad rows left out: " + "; ".join(bad[: cleaning.SHOWN]), "warning")
+                bad.clear()
