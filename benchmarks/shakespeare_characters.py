@@ -144,14 +144,16 @@ def validation_loss(model, ids: list[int]) -> float:
     import torch.nn.functional as F
 
     stream = torch.tensor(ids)
+    rows = [stream[at : at + ROW] for at in range(0, len(stream) - 1, ROW - 1)]
     model.eval()
     nats, count = 0.0, 0
-    with torch.no_grad():
-        for at in range(0, len(stream) - 1, ROW - 1):
-            row = stream[at : at + ROW][None]
-            logits = model(input_ids=row).logits[0, :-1].float()
-            nats += F.cross_entropy(logits, row[0, 1:], reduction="sum").item()
-            count += row.shape[1] - 1
+    for at in range(0, len(rows), 64):
+        batch = torch.nn.utils.rnn.pad_sequence(rows[at : at + 64], batch_first=True, padding_value=-100)
+        targets = batch[:, 1:]
+        with torch.no_grad():
+            logits = model(input_ids=batch.clamp(min=0)).logits[:, :-1].float()
+        nats += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum").item()
+        count += int((targets != -100).sum())
     assert count == len(ids) - 1
     return nats / count
 

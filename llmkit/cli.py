@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import runpy
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -58,8 +59,10 @@ def guard(work: Callable[[], int | None]) -> int:
     except Exception as e:
         from_signal = getattr(e, "number", None)
         if from_signal:
-            again = " ".join(a for a in sys.argv if a != "--resume")
-            say(f"llmkit: stopped at step {e.step}, saved; go on with: {again} --resume")
+            program = Path(sys.argv[0])
+            start = ["accelerate", "launch", str(program)] if program.suffix == ".py" else [program.name]
+            again = shlex.join([*start, *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
+            say(f"llmkit: stopped at step {e.step}, saved; go on with: {again}")
             return 128 + from_signal
         if debug:
             raise
@@ -179,6 +182,9 @@ def _train(recipe: Recipe, other: dict[str, Any], usage: str) -> int | None:
 def do_preview(argv: list[str]) -> None:
     from llmkit.reporting.preview import preview
 
+    if argv[:1] in (["--help"], ["-h"]):
+        print(f"usage: llmkit preview RECIPE [-n 3] [--part.field value …]\nrecipes: {', '.join(recipe_names())}")
+        return
     count, words = 3, list(argv)
     for flag in ("-n", "--n"):
         if flag in words:

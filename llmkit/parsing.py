@@ -21,7 +21,7 @@ from llmkit.console import say
 from llmkit.errors import RecipeError, raise_faults, suggest
 from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.task import Task
-from llmkit.tasks import find_task
+from llmkit.tasks import find_task, recipe_name
 
 PARTS: dict[str, type | None] = {
     "task": None,
@@ -70,22 +70,36 @@ def training_fields() -> dict[str, str]:
     return {n.target.id: ast.unparse(n.annotation) for n in body if isinstance(n, ast.AnnAssign)}
 
 
+def _yaml() -> Any:
+    """YAML 1.2's core schema: what ruamel adds to it, dates, are words."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import SafeConstructor
+
+    class Core(SafeConstructor):
+        pass
+
+    Core.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = Core
+    return yaml
+
+
 def scalar(text: str) -> Any:
     """A typed word as YAML 1.2 reads it: `1e-4` is a number, `no` is a word. What is no YAML is the text itself."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(text) if text else ""
+        return _yaml().load(text) if text else ""
     except YAMLError:
         return text
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file. Raises RecipeError with the line of a mistake."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     try:
-        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        content = _yaml().load(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
         raise RecipeError(f"--config {path}: {e.strerror.lower()}") from None
     except (YAMLError, UnicodeDecodeError) as e:
@@ -98,9 +112,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def write_yaml(content: Mapping[str, Any], path: str | Path) -> None:
-    from ruamel.yaml import YAML
-
-    yaml = YAML(typ="safe", pure=True)
+    yaml = _yaml()
     yaml.default_flow_style, yaml.allow_unicode, yaml.sort_base_mapping_type_on_output = False, True, False
     with Path(path).open("w", encoding="utf-8") as file:
         yaml.dump(dict(content), file)
@@ -128,6 +140,8 @@ def parse_argv(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], dict[str
         path = SHORT.get(flag, flag).split(".")
         if flag == "config" and value is not None:
             configs.append(value)
+        elif flag == "config":
+            faults.append("--config: needs a YAML file")
         elif len(path) < 2 or path[0] not in PARTS:
             known = [*PARTS, *SHORT, "config", "plan", "help"]
             faults.append(f"--{flag}: no such option; {suggest(path[0], _flags() if len(path) == 1 else known)}")
@@ -152,8 +166,14 @@ def _is_switch(path: Sequence[str]) -> bool:
 
 
 def _put(nested: dict[str, Any], path: Sequence[str], value: str) -> None:
-    for key in path[:-1]:
+    for at, key in enumerate(path[:-1]):
         nested = nested.setdefault(key, {})
+        if not isinstance(nested, dict):
+            raise RecipeError(
+                f"--{'.'.join(path)}: --{'.'.join(path[: at + 1])} was given a value already; give one of them"
+            )
+    if isinstance(nested.get(path[-1]), dict):
+        raise RecipeError(f"--{'.'.join(path)}: some of its fields were given already; give them all one by one")
     nested[path[-1]] = Typed(value)
 
 
@@ -171,11 +191,13 @@ def _coerce(value: Any, hint: Any, path: str, faults: list[str]) -> Any:
     """`value` as `hint` wants it, or a fault that names the path, the value and the type."""
     kinds = _alternatives(hint)
     if isinstance(value, Typed):
-        value = str(value) if str in kinds and not {int, float, bool} & set(kinds) else scalar(str(value))
+        is_text = str in kinds and not {int, float, bool} & set(kinds)
+        is_text |= tuple in kinds and not value.strip().startswith("[")  # a text of its own, whatever signs are in it
+        value = str(value) if is_text else scalar(str(value))
     if Any in kinds or (value is None and type(None) in kinds):
         return value
-    if tuple in kinds and isinstance(value, (list, tuple, str)):
-        return (value,) if isinstance(value, str) else tuple(value)
+    if tuple in kinds and isinstance(value, (list, tuple, str, int, float)):
+        return tuple(str(v) for v in value) if isinstance(value, (list, tuple)) else (str(value),)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     for kind in kinds:
@@ -237,7 +259,7 @@ def _replace(part: Any, given: Any, path: str, faults: list[str]) -> Any:
 def _replace_task(task: Task | None, given: Any, faults: list[str]) -> Task | None:
     knobs = dict(given) if isinstance(given, Mapping) else {"name": given}
     name = knobs.pop("name", None)
-    if name is not None and (task is None or str(name) != task.name_in_recipe()):
+    if name is not None and (task is None or str(name) != recipe_name(task)):
         try:
             task = find_task(str(name))()
         except RecipeError as e:
@@ -256,8 +278,12 @@ def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
     and columns; a new model clears the recipe's own config fields.
     """
     faults: list[str] = []
-    unknown = [f"{key}: a recipe has no such part; {suggest(key, PARTS)}" for key in given if key not in PARTS]
-    faults.extend(unknown)
+    for key, value in given.items():
+        if key not in PARTS:
+            faults.append(f"{key}: a recipe has no such part; {suggest(key, PARTS)}")
+        elif value is not None and not isinstance(value, Mapping) and key != "task":
+            faults.append(f"{key}: {value!r} is not a mapping of {key}'s fields")
+    raise_faults(faults)
     task = _replace_task(recipe.task if recipe else None, given.get("task") or {}, faults)
     parts = {p: getattr(recipe, p) if recipe else PARTS[p]() for p in ("model", "data", "run")}
     if "train" in (given.get("data") or {}):
@@ -274,11 +300,9 @@ def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
 def build_recipe(base: Recipe | None, argv: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     """The recipe that `argv` asks for (recipe < YAML < command line), and the words `plan` and `help` if typed."""
     nested, configs, other = parse_argv(argv)
-    if other.get("help"):
-        return base, other
     for path in configs:
         base = apply(base, read_yaml(path))
-    return apply(base, nested), other
+    return (base if other.get("help") and base else apply(base, nested)), other
 
 
 def field_help(cls: type) -> dict[str, str]:

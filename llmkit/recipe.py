@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmkit.task import Task
+from llmkit.tasks import recipe_name
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain mappings; an object that no file can hold becomes a line that says what it was."""
-        parts = {"task": {"name": self.task.name_in_recipe(), **dataclasses.asdict(self.task)}}
+        parts = {"task": {"name": recipe_name(self.task), **dataclasses.asdict(self.task)}}
         for part in ("model", "data", "run"):
             parts[part] = dataclasses.asdict(_without_objects(getattr(self, part)))
         return {**{k: _plain(v) for k, v in parts.items()}, "training": _plain(dict(self.training))}
@@ -94,7 +96,9 @@ def _without_objects(part: Any) -> Any:
     changes = {}
     for f in dataclasses.fields(part):
         value = getattr(part, f.name)
-        if not isinstance(value, (str, int, float, bool, type(None), Mapping, list, tuple)):
+        if isinstance(value, Path):
+            changes[f.name] = str(value)
+        elif not isinstance(value, (str, int, float, bool, type(None), Mapping, list, tuple)):
             changes[f.name] = f"<{type(value).__name__} object>"
         elif isinstance(value, list) and value and isinstance(value[0], Mapping) and "source" not in value[0]:
             changes[f.name] = f"<{len(value)} rows in memory>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit import console, data
@@ -10,8 +11,6 @@ from llmkit.console import say
 from llmkit.errors import raise_faults
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
@@ -51,7 +50,7 @@ def run(recipe: Recipe) -> Result:
     from llmkit.training import checkpoints
 
     if finished := checkpoints.open_folder(recipe):
-        return finished
+        return Result(finished, Path(recipe.run.output), None, None, None)
     trainer = build_trainer(recipe)
     checkpoint = checkpoints.to_resume(trainer)
     files.begin(trainer)

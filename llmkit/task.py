@@ -62,13 +62,6 @@ class Task:
     can_generate: ClassVar[bool] = False
     default_max_length: ClassVar[int] = 512
 
-    @classmethod
-    def name_in_recipe(cls) -> str:
-        """The registered name, or `module:Class` for a task from elsewhere."""
-        from llmkit.tasks import TASKS
-
-        return cls.name if cls in TASKS else f"{cls.__module__}:{cls.__qualname__}"
-
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The raw row as this task keeps it: `columns`, of one type each. Raises ValueError that says what is wrong."""
         return {column: read_text(row, column) for column in self.columns}

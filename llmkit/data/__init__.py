@@ -139,37 +139,20 @@ def _assemble(
 
     from llmkit.data.splits import split_off, weigh
 
-    parts: dict[str, list[Dataset]] = {
-        p: [] for p in ("train", "validation", "test") if p in read or (p == "validation" and fraction is not None)
-    }
-    for part, found in read.items():
-        for source, cleaned in found:
-            rows = cleaned.rows
-            if part == "train" and fraction is not None:  # before weighing: no copy of a row may land on both sides
-                rows, held = (
-                    split_off(rows, fraction, config.seed, task) if len(found) == 1 or len(rows) > 1 else (rows, None)
-                )
-                parts["validation"] += [held] if held is not None else []
-            parts[part].append(weigh(rows, source.weight, config.seed) if part == "train" else rows)
-    if not parts["validation"]:
-        parts["train"], parts["validation"] = _split_documents(parts["train"], fraction, config, task)
-    rows = {part: datasets.concatenate_datasets(pieces).flatten_indices() for part, pieces in parts.items()}
+    parts = {part: [cleaned.rows for _, cleaned in found] for part, found in read.items()}
+    if fraction is not None:  # before weighing: no copy of a row may land on both sides
+        parts["train"], held = split_off(parts["train"], fraction, config.seed, task)
+        parts["validation"] = [held]
+    weights = [source.weight for source, _ in read["train"]]
+    parts["train"] = [weigh(rows, weight, config.seed) for rows, weight in zip(parts["train"], weights, strict=True)]
+    ordered = [part for part in ("train", "validation", "test") if part in parts]
+    rows = {part: datasets.concatenate_datasets(parts[part]).flatten_indices() for part in ordered}
     sources = [
         {"part": part, "name": s.name, "sha256": s.sha256, "rows": len(c.rows), "left_out": len(c.bad)}
         for part, found in read.items()
         for s, c in found
     ]
     return rows, sources
-
-
-def _split_documents(pieces: list[Dataset], fraction: float, config: DataConfig, task: Task) -> tuple[list, list]:
-    """Many sources of one document each (a folder of .txt files): whole documents are held out."""
-    import datasets
-
-    from llmkit.data.splits import split_off
-
-    kept, held = split_off(datasets.concatenate_datasets(pieces), fraction, config.seed, task)
-    return [kept], [held]
 
 
 def _warn_of_leaks(rows: dict[str, Dataset]) -> None:

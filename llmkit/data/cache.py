@@ -52,6 +52,7 @@ def kept(
     with PartialState().local_main_process_first():
         if not (folder / "notes.json").exists():
             reused = False
+            shutil.rmtree(folder, ignore_errors=True)  # an entry without notes is a torn one
             dataset, notes = build()
             folder.parent.mkdir(parents=True, exist_ok=True)
             building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

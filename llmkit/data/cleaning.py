@@ -70,7 +70,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
             faults.append(
                 f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME"
             )
-    if task.formats and not any(all(c in names for c in choice) for choice in task.formats):
+    if task.formats and not faults and not any(all(c in names for c in choice) for choice in task.formats):
         wanted = "; or ".join(", ".join(choice) for choice in task.formats)
         first = task.formats[0][0]
         faults.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,6 @@ def prepare(
             "features", key, lambda d=dataset: _build(task, d, tokenizer, max_length, packed)
         )
         _tell(part, features[part], notes, reused, len(dataset), max_length)
-        if not len(features[part]):
-            raise RecipeError(f"data.{part}: no row is left after encoding ({notes['dropped']} dropped)")
     return features
 
 
@@ -60,6 +59,8 @@ def encode(
 
 def _build(task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool) -> tuple[Dataset, dict[str, Any]]:
     features, notes = encode(task, rows, tokenizer, max_length)
+    if not len(features):
+        raise RecipeError(f"no row is left after encoding: all {len(rows)} are too short to learn from")
     lengths = [len(ids) for batch in features.iter(batch_size=BATCH) for ids in batch["input_ids"]]
     notes |= {"tokens": sum(lengths), "longest": max(lengths, default=0)}
     return (packing.pack(features, max_length) if packed else features), notes
@@ -88,7 +89,10 @@ def _compact(table: Any) -> Any:
 
 def _tokenizer_key(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    content = backend.to_str() if backend is not None else sorted(tokenizer.get_vocab().items())
+    if backend is not None:  # but for the truncation that an encoding may have left switched on
+        content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+    else:
+        content = sorted(tokenizer.get_vocab().items())
     return cache.digest(content, tokenizer.special_tokens_map, tokenizer.chat_template)
 
 

@@ -46,9 +46,9 @@ def find(spec: Any, part: str, document: str = "file") -> list[Source]:
     if isinstance(spec, (list, tuple)) and not (spec and isinstance(spec[0], Mapping) and "source" not in spec[0]):
         found = []
         for entry in spec:
-            weight = float(entry.get("weight", 1)) if isinstance(entry, Mapping) else 1.0
-            if weight <= 0:
-                raise RecipeError(f"data.{part}: weight {weight:g} of {entry['source']!r} is not above 0")
+            weight = entry.get("weight", 1) if isinstance(entry, Mapping) else 1
+            if not isinstance(weight, (int, float)) or weight <= 0:
+                raise RecipeError(f"data.{part}: weight {weight!r} of {entry['source']!r} is not a number above 0")
             for source in find(entry["source"] if isinstance(entry, Mapping) else entry, part, document):
                 found.append(Source(**{**source.__dict__, "weight": source.weight * weight}))
         if not found:
@@ -130,24 +130,28 @@ def _folder(path: Path, part: str, document: str) -> list[Source]:
             loaded = loaded[part]
         return [Source(str(path), lambda: _from_memory(loaded), None)]
     files = sorted(f for f in path.rglob("*") if f.is_file() and _suffix(f) and f.name != "SOURCE.txt")
-    named = [f for f in files if _words(f) & SPLIT_WORDS[part]]
-    if not files or (part != "train" and not named):
-        raise RecipeError(
-            f"data.{part}: {path} holds no {'' if part == 'train' else part + ' '}file to read ({', '.join(READERS)})"
-        )
-    return [_file(f, document) for f in named or files]
+    of = {f: next((p for p, words in SPLIT_WORDS.items() if _words(f.relative_to(path)) & words), None) for f in files}
+    chosen = [f for f in files if of[f] == part]
+    if part == "train" and not chosen:
+        chosen = [f for f in files if of[f] is None]  # files that name no part; never those of another
+    if not chosen:
+        what = "file to read" if part == "train" else f"{part} file"
+        raise RecipeError(f"data.{part}: {path} holds no {what} ({', '.join(READERS)})")
+    return [_file(f, document) for f in chosen]
 
 
 def _words(path: Path) -> set[str]:
-    return set(re.split(r"[^a-z]+", path.name.lower()))
+    return set(re.split(r"[^a-z]+", str(path).lower()))
 
 
 def folder_has(path: Any, part: str) -> bool:
     """Whether a folder given as training data holds a part of its own (`test.csv` beside `train.csv`)."""
-    if not isinstance(path, (str, Path)) or not Path(path).expanduser().is_dir():
+    if not isinstance(path, (str, Path)) or not (folder := Path(path).expanduser()).is_dir():
+        return False
+    if (folder / "state.json").exists():  # one saved Dataset: all of it is what was asked for
         return False
     try:
-        return bool(find(path, part)) and bool(find(path, "train"))
+        return bool(find(folder, part))
     except RecipeError:
         return False
 
@@ -187,7 +191,7 @@ def _decoded(path: Path, read: Callable[[io.TextIOWrapper], Iterable[Any]]) -> I
             yield from read(file)
     except UnicodeDecodeError as e:
         raise RecipeError(
-            f"{path}: byte {e.start} is not UTF-8 (0x{e.object[e.start]:02x}); convert it first, such as: iconv -f GB18030 -t UTF-8"
+            f"{path}: not UTF-8 (a byte 0x{e.object[e.start]:02x}); convert it first, such as: iconv -f GB18030 -t UTF-8"
         ) from None
     except OSError as e:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
@@ -256,14 +260,20 @@ def _read_tsv(path: Path) -> Iterator[Row]:
 
 def _read_table(path: Path) -> Iterator[Row]:
     import datasets
-    import pyarrow
+    import pyarrow as pa
+    import pyarrow.parquet
 
     try:
         if _suffix(path) == ".parquet":
-            loaded = datasets.Dataset(__import__("pyarrow.parquet").parquet.read_table(path))
+            table = pa.parquet.read_table(path)
         else:
-            loaded = datasets.Dataset.from_file(str(path))
-    except (pyarrow.ArrowInvalid, OSError) as e:
+            with pa.memory_map(str(path)) as file:
+                try:
+                    table = pa.ipc.open_stream(file).read_all()
+                except pa.ArrowInvalid:
+                    table = pa.ipc.open_file(file).read_all()
+        loaded = datasets.Dataset(table)
+    except (pa.ArrowInvalid, OSError) as e:
         raise RecipeError(f"{path}: not {_suffix(path)[1:]} ({str(e).splitlines()[0]})") from None
     return ((f"{path} {where}", row) for where, row in _from_memory(loaded))
 

@@ -20,21 +20,31 @@ def row_hashes(rows: Dataset, seed: int = 0) -> list[bytes]:
     return [hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=12, key=key).digest() for row in rows]
 
 
-def split_off(rows: Dataset, fraction: float, seed: int, task: Task) -> tuple[Dataset, Dataset]:
-    """`(the rest, about fraction of the rows)`. A lone document is cut near its end instead. Raises RecipeError."""
+def split_off(pieces: list[Dataset], fraction: float, seed: int, task: Task) -> tuple[list[Dataset], Dataset]:
+    """`(the rest of each piece, about fraction of all documents)`: a document that stands in several pieces is held
+    out of all. A lone document is cut near its end instead. Raises RecipeError."""
+    import datasets
+
     if not 0 < fraction < 1:
         raise RecipeError(f"data.validation: the fraction {fraction:g} is not between 0 and 1")
-    if len(rows) == 1 and task.whole_documents and rows[0].get("text"):
-        return _cut(rows, fraction)
-    hashes = row_hashes(rows, seed)
-    distinct = sorted(set(hashes))
-    held = set(distinct[: max(1, round(fraction * len(distinct)))])
-    if len(held) == len(distinct):
+    if sum(map(len, pieces)) == 1 and task.whole_documents and pieces[0][0].get("text"):
+        kept, held = _cut(pieces[0], fraction)
+        return [kept], held
+    hashes = [row_hashes(rows, seed) for rows in pieces]
+    distinct = sorted({h for piece in hashes for h in piece})
+    chosen = set(distinct[: max(1, round(fraction * len(distinct)))])
+    if len(chosen) == len(distinct):
+        rows = sum(map(len, pieces))
         raise RecipeError(
-            f"data.validation: {len(rows)} rows ({len(distinct)} distinct) cannot be split; give a file or more rows"
+            f"data.validation: {rows} rows ({len(distinct)} distinct) cannot be split; give a file or more rows"
         )
-    kept = [i for i, h in enumerate(hashes) if h not in held]
-    return rows.select(kept), rows.select([i for i, h in enumerate(hashes) if h in held])
+    rest, held, seen = [], [], set()
+    for rows, piece in zip(pieces, hashes, strict=True):
+        rest.append(rows.select([i for i, h in enumerate(piece) if h not in chosen]))
+        new = [i for i, h in enumerate(piece) if h in chosen and (h not in seen or len(pieces) == 1)]
+        held.append(rows.select(new))
+        seen.update(piece)
+    return rest, datasets.concatenate_datasets(held)
 
 
 def _cut(rows: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
@@ -42,7 +52,8 @@ def _cut(rows: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
 
     text = rows[0]["text"]
     at = int(len(text) * (1 - fraction))
-    at = text.find("\n", at) + 1 or at  # at the end of a line, where there is one
+    line_end = text.find("\n", at) + 1
+    at = line_end if text[line_end:].strip() and line_end else at  # at the end of a line, where text follows it
     if not text[:at].strip() or not text[at:].strip():
         raise RecipeError("data.validation: the only document is too short to be cut; give a file of its own")
     return datasets.Dataset.from_list([{"text": text[:at]}]), datasets.Dataset.from_list([{"text": text[at:]}])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +61,10 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
         if k not in known
     ]
     raise_faults(faults)
-    wanted = type(base).from_dict({**base.to_dict(), **_own_names(base, config.config)})
+    wanted = _with_fields(base, _own_names(base, config.config), name in CONFIG_MAPPING and config.from_scratch)
     _check_use(wanted, task, name)
-    if config.config and not config.from_scratch:
-        _keep_shapes(base, wanted, config.config, task)
+    if config.config:
+        _check_shapes(base, wanted, config, task)
     return wanted
 
 
@@ -92,6 +92,22 @@ def base_of(adapter: Path) -> str:
     return Path(base).name if moved else base
 
 
+def _with_fields(base: Any, given: dict[str, Any], fresh: bool) -> Any:
+    """`base` with fields replaced, what it derives from them derived anew. Raises RecipeError for a value it refuses."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    kept = {} if fresh else base.to_dict()
+    if "num_hidden_layers" in given:
+        kept.pop("layer_types", None)  # one entry a layer
+    try:
+        return type(base)(**given) if fresh else type(base).from_dict({**kept, **given})
+    except (ValueError, TypeError, StrictDataclassError) as e:
+        values = ", ".join(f"{k}: {v!r}" for k, v in given.items())
+        raise RecipeError(
+            f"model.config: {type(base).__name__} refuses {values} ({' '.join(str(e.__cause__ or e).split())[:160]})"
+        ) from None
+
+
 def _own_names(base: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     return {getattr(base, "attribute_map", {}).get(k, k): v for k, v in given.items()}
 
@@ -105,19 +121,27 @@ def _check_use(config: Any, task: Task, name: str) -> None:
         )
 
 
-def _keep_shapes(base: Any, wanted: Any, given: Mapping[str, Any], task: Task) -> None:
+def _check_shapes(base: Any, wanted: Any, config: ModelConfig, task: Task) -> None:
+    """Build it without memory: fields that no model can have, or that would change the shape of pretrained weights."""
     import torch
     import transformers
 
     auto = getattr(transformers, task.auto_class)
 
-    def shapes(config: Any) -> dict[str, Any]:
+    def shapes(of: Any) -> dict[str, Any]:
         with torch.device("meta"):
-            return {k: v.shape for k, v in auto.from_config(config).state_dict().items()}
+            return {k: v.shape for k, v in auto.from_config(of).state_dict().items()}
 
-    if shapes(base) != shapes(wanted):
+    given = ", ".join(f"{k}: {v!r}" for k, v in config.config.items())
+    try:
+        new = shapes(wanted)
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AttributeError) as e:
         raise RecipeError(
-            f"model.config: {', '.join(given)} would change the shape of pretrained weights; only with --model.from_scratch"
+            f"model.config: no {wanted.model_type} model can have {given} ({' '.join(str(e).split())[:160]})"
+        ) from None
+    if not config.from_scratch and shapes(base) != new:
+        raise RecipeError(
+            f"model.config: {given} would change the shape of pretrained weights; only with --model.from_scratch"
         )
 
 
@@ -140,17 +164,18 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
             setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
         return adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
     path = hub.find_model(str(config.name))
-    model = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter))
+    model, new = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter))
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         say(
             f"embeddings grown from {model.get_input_embeddings().num_embeddings:,} to the tokenizer's {len(tokenizer):,}",
             "decided",
         )
         model.resize_token_embeddings(len(tokenizer))
-    return adapt(model, config, task, training)
+    return adapt(model, config, task, training, new)
 
 
-def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
+def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> tuple[Any, list[str]]:
+    """The model, and the names of the parameters that its checkpoint did not hold."""
     folder, adapter = path, None
     if (path / "adapter_config.json").exists():
         adapter, folder = path, hub.find_model(base_of(path))
@@ -177,7 +202,7 @@ def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> Any:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
-    return model
+    return model, new
 
 
 def _as_plain_weights(model: Any, file: Path) -> None:
@@ -225,7 +250,9 @@ def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
         raise RecipeError(f"model.adapter: {str(e).splitlines()[0]}") from None
 
 
-def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True) -> Any:
+def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True, new: Sequence[str] = ()) -> Any:
+    """`model` under the adapter that the recipe asks for. Weights that are `new` train and are saved beside it: PEFT
+    would leave all but the head random, frozen and unsaved."""
     if not config.adapter or not training:
         return model
     from peft import get_peft_model
@@ -234,6 +261,8 @@ def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True) ->
     wanted = adapter_config(config.adapter, task)
     if hasattr(wanted, "fan_in_fan_out") and any(isinstance(m, Conv1D) for m in model.modules()):
         wanted.fan_in_fan_out = True
+    if new and hasattr(wanted, "modules_to_save"):
+        wanted.modules_to_save = sorted({*(wanted.modules_to_save or []), *(name.rpartition(".")[0] for name in new)})
     try:
         model = get_peft_model(model, wanted)
     except ValueError as e:

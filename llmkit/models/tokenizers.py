@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmkit.task import Task
 
 TRAINED = ("bpe", "wordpiece", "char")
+FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 END = "<|endoftext|>"
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 
@@ -43,7 +44,15 @@ def load(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, .gguf file, hub id or bundled model. Raises RecipeError where there is none."""
     from transformers import AutoTokenizer
 
-    path = hub.find_model(name, weights=False)
+    train_one = f"or train one with --model.tokenizer {'|'.join(TRAINED)}"
+    try:
+        path = hub.find_model(name, weights=False)
+    except RecipeError as e:
+        raise RecipeError(*(f"tokenizer of {fault}, {train_one}" for fault in e.faults)) from None
+    if path.is_dir() and not any((path / f).exists() for f in FILES):  # transformers would make up an empty one
+        raise RecipeError(
+            f"tokenizer {name!r}: the folder holds none; give one with --model.tokenizer FOLDER, {train_one}"
+        )
     try:
         if path.suffix == ".gguf":
             return with_pad(AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name))
@@ -105,13 +114,20 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
         backend.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         backend.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special, show_progress=False)
+        texts = list(texts)
+        continuing = _continuing_pieces(backend, texts)
+        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special + continuing, show_progress=False)
     else:
         backend = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
         backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
         backend.decoder = decoders.Fuse()
         trainer = trainers.WordLevelTrainer(vocab_size=10**6, special_tokens=special, show_progress=False)
     backend.train_from_iterator(texts, trainer)
+    if kind == "wordpiece":  # the pieces were called special only to fix their order
+        parts = (backend.normalizer, backend.pre_tokenizer, backend.decoder)
+        backend = tokenizers.Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=unknown))
+        backend.normalizer, backend.pre_tokenizer, backend.decoder = parts
+        backend.add_special_tokens(special)
     if style == "bert":
         first, last = (backend.token_to_id(BERT[k]) for k in ("cls_token", "sep_token"))
         backend.post_processor = processors.TemplateProcessing(
@@ -122,3 +138,14 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
         return PreTrainedTokenizerFast(tokenizer_object=backend, **BERT)
     names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def _continuing_pieces(backend: Any, texts: list[str]) -> list[str]:
+    """`##c` of every character within a word, sorted: the trainer itself takes them in the order of a hash, and two
+    trainings on the same text would differ."""
+    words = (
+        word
+        for text in texts
+        for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
+    )
+    return [f"##{c}" for c in sorted({c for word in words for c in word[1:]})]

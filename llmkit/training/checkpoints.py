@@ -13,7 +13,6 @@ from llmkit.parsing import read_yaml
 
 if TYPE_CHECKING:
     from llmkit.recipe import Recipe
-    from llmkit.running import Result
     from llmkit.training.trainer import Trainer
 
 MAY_CHANGE = {
@@ -25,10 +24,8 @@ MAY_CHANGE = {
 }
 
 
-def open_folder(recipe: Recipe) -> Result | None:
-    """The result of a finished run that was asked to resume, or None: go on. Raises RecipeError for a folder in use."""
-    from llmkit.running import Result
-
+def open_folder(recipe: Recipe) -> dict[str, Any] | None:
+    """The metrics of a finished run that was asked to resume, or None: go on. RecipeError for a folder in use."""
     folder = Path(recipe.run.output)
     if folder.is_file():
         raise RecipeError(f"run.output: {str(folder)!r} is a file; choose a folder")
@@ -46,8 +43,7 @@ def open_folder(recipe: Recipe) -> Result | None:
     if not (folder / "metrics.json").exists():
         return None
     say(f"{folder} is finished: nothing to resume", "decided")
-    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return Result(metrics, folder, None, None, None)
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
 def to_resume(trainer: Trainer) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.console import say
@@ -20,7 +21,9 @@ def row_length(recipe: Recipe, tokenizer: Any) -> int:
     """`data.max_length`, or what the model takes up to the task's own default. RecipeError where the model takes less."""
     model = recipe.model.name
     config = (
-        loading.architecture(recipe.model, recipe.task) if isinstance(model, str) else getattr(model, "config", None)
+        loading.architecture(recipe.model, recipe.task)
+        if isinstance(model, (str, Path))
+        else getattr(model, "config", None)
     )
     limit = loading.positions(config, tokenizer) if config is not None else None
     asked = recipe.data.max_length

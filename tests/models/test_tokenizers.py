@@ -1,0 +1,202 @@
+"""Tokenizers: trained ones lose nothing and reload as plain ones, the end of a text is trained on though it also pads, and what
+is not there is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import REVIEWS, TEXTS
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from llmkit import ModelConfig, RecipeError
+from llmkit.data.collation import IGNORED
+from llmkit.models import tokenizers
+from llmkit.models.tokenizers import get_tokenizer, train, with_pad
+from llmkit.tasks import CausalLM, MaskedLM, TextClassification
+
+STRANGE = [
+    "从来没有见过的字：龘",
+    "🦊👩‍👩‍👧 emoji",
+    "é e\u0301 \u2028 \t\r\n  spaces  ",
+    "\x00\ufffd",
+    "naïve – “quotes”",
+    "العربية हिन्दी",
+    " ",
+]
+KINDS = [(kind, style) for kind in ("bpe", "wordpiece", "char") for style in ("gpt2", "bert")]
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[tuple[str, str], Any]:
+    return {(kind, style): train(kind, 400, iter(TEXTS), style) for kind, style in KINDS}
+
+
+def plain(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("style", ["gpt2", "bert"])
+@pytest.mark.parametrize("text", [*TEXTS[:8], *STRANGE])
+def test_bytes_lose_nothing(made: Any, style: str, text: str) -> None:
+    tokenizer = made["bpe", style]
+    ids = plain(tokenizer, text)
+    assert tokenizer.decode(ids) == text
+    assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+@pytest.mark.parametrize("style", ["gpt2", "bert"])
+def test_characters_lose_nothing_that_was_seen(made: Any, style: str) -> None:
+    tokenizer = made["char", style]
+    for text in TEXTS[:8]:
+        assert tokenizer.decode(plain(tokenizer, text)) == text and len(plain(tokenizer, text)) == len(text)
+    assert plain(tokenizer, "龘") == [tokenizer.unk_token_id]
+
+
+@pytest.mark.parametrize("style", ["gpt2", "bert"])
+def test_word_pieces_know_what_they_saw(made: Any, style: str) -> None:
+    tokenizer = made["wordpiece", style]
+    for text in TEXTS[:8]:
+        assert tokenizer.unk_token_id not in plain(tokenizer, text)
+    assert tokenizer.decode(plain(tokenizer, "The crow held a fox")) == "The crow held a fox"
+    assert plain(tokenizer, "龘") == [tokenizer.unk_token_id]
+
+
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
+@pytest.mark.parametrize("size", [300, 500])
+def test_size_bounds_the_vocabulary(kind: str, size: int) -> None:
+    assert len(train(kind, size, iter(TEXTS), "gpt2")) <= size
+
+
+@pytest.mark.parametrize("kind, style", KINDS)
+def test_special_tokens_are_the_style_s(made: Any, kind: str, style: str) -> None:
+    tokenizer = made[kind, style]
+    ids = tokenizer("The fox")["input_ids"]
+    if style == "bert":
+        assert (ids[0], ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
+        assert len({tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.mask_token_id, ids[0], ids[-1]}) == 5
+        assert tokenizer("The fox", "the crow")["input_ids"] == [
+            *ids,
+            *plain(tokenizer, "the crow"),
+            tokenizer.sep_token_id,
+        ]
+    else:
+        assert ids == plain(tokenizer, "The fox") and tokenizer.eos_token == "<|endoftext|>"
+        assert (
+            tokenizer.pad_token_id is not None
+            and tokenizer("a<|endoftext|>")["input_ids"][-1] == tokenizer.eos_token_id
+        )
+
+
+@pytest.mark.parametrize("kind, style", KINDS)
+def test_a_saved_one_reloads_as_a_plain_one(made: Any, kind: str, style: str, tmp_path: Path) -> None:
+    made[kind, style].save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.special_tokens_map == made[kind, style].special_tokens_map and len(again) == len(made[kind, style])
+    for text in [*TEXTS[:8], *STRANGE]:
+        ids = made[kind, style](text)["input_ids"]
+        assert again(text)["input_ids"] == ids and again.decode(ids) == made[kind, style].decode(ids)
+
+
+@pytest.mark.parametrize("kind, style", KINDS)
+def test_training_is_the_same_each_time(made: Any, kind: str, style: str) -> None:
+    again = train(kind, 400, iter(TEXTS), style)
+    assert again.get_vocab() == made[kind, style].get_vocab()
+
+
+@pytest.mark.parametrize("task", [CausalLM(), MaskedLM(), TextClassification()], ids=lambda t: t.name)
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "char"])
+def test_a_recipe_s_one_is_trained_once_on_its_rows(kind: str, task: Any) -> None:
+    columns = ("text", "label") if "label" in task.columns else ("text",)
+    rows = Dataset.from_list([{c: row[c] for c in columns} for row in REVIEWS])
+    config = ModelConfig(name="gpt2", from_scratch=True, tokenizer=kind, tokenizer_size=350)
+    first, again = get_tokenizer(config, task, rows), get_tokenizer(config, task, rows)
+    assert first.get_vocab() == again.get_vocab() and 30 < len(first) <= 350
+    assert not [t for t in rows["text"] if first.unk_token_id in plain(first, t)]
+    assert (first.mask_token is None) == (task.tokenizer_style == "gpt2") and first.pad_token_id is not None
+
+
+def test_other_rows_or_another_size_train_another() -> None:
+    def vocabulary(texts: list[str], size: int) -> dict[str, int]:
+        config = ModelConfig(name="gpt2", from_scratch=True, tokenizer="bpe", tokenizer_size=size)
+        return get_tokenizer(config, CausalLM(), Dataset.from_list([{"text": t} for t in texts])).get_vocab()
+
+    first = vocabulary(TEXTS, 330)
+    assert first != vocabulary(TEXTS[::2] + ["quite another text, quite another"] * 9, 330) and len(first) < len(
+        vocabulary(TEXTS, 340)
+    )
+
+
+# -- the end of a text
+
+
+def test_the_end_is_added_once(tiny_gpt2: Path) -> None:
+    tokenizer = tokenizers.load(str(tiny_gpt2))
+    texts = ["A fox.", "A crow." + tokenizer.eos_token]
+    ids = CausalLM().encode({"text": texts}, tokenizer, 32)["input_ids"]
+    assert [row.count(tokenizer.eos_token_id) for row in ids] == [1, 1]
+    assert [row[-1] for row in ids] == [tokenizer.eos_token_id] * 2
+
+
+@pytest.mark.parametrize("layout", ["padded", "positions", "blocks"])
+def test_the_end_is_trained_on_though_it_pads(tiny_gpt2: Path, layout: str) -> None:
+    tokenizer, task = tokenizers.load(str(tiny_gpt2)), CausalLM()
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    encoded = task.encode({"text": ["A fox.", "A crow held a piece of cheese."]}, tokenizer, 32)["input_ids"]
+    batch = task.collate([{"input_ids": ids, "row": i, "epoch": 0} for i, ids in enumerate(encoded)], tokenizer, layout)
+    for labels, ids in zip(batch["labels"].tolist(), encoded, strict=True):
+        assert labels == [IGNORED, *ids[1:], *[IGNORED] * (batch["labels"].shape[1] - len(ids))]
+        assert labels[len(ids) - 1] == tokenizer.eos_token_id
+
+
+def test_the_end_of_every_packed_document_is_trained_on(tiny_gpt2: Path) -> None:
+    tokenizer, task = tokenizers.load(str(tiny_gpt2)), CausalLM()
+    first, second = task.encode({"text": ["A fox.", "A crow."]}, tokenizer, 32)["input_ids"]
+    feature = {"input_ids": first + second, "segments": [len(first), len(second)], "row": 0, "epoch": 0}
+    labels = task.collate([feature], tokenizer, "positions")["labels"][0].tolist()
+    assert labels == [IGNORED, *first[1:], IGNORED, *second[1:]]
+
+
+def test_a_tokenizer_without_pad_pads_with_its_end() -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=train("bpe", 300, iter(TEXTS)).backend_tokenizer, eos_token="<|endoftext|>"
+    )
+    assert bare.pad_token_id is None
+    assert with_pad(bare).pad_token == "<|endoftext|>"
+
+
+def test_a_pad_token_of_its_own_is_kept(tiny_bert: Path) -> None:
+    assert tokenizers.load(str(tiny_bert)).pad_token == "[PAD]"
+
+
+# -- which one
+
+
+def test_the_model_s_own_is_taken_unless_told_otherwise(tiny_gpt2: Path, tiny_bert: Path) -> None:
+    rows = Dataset.from_list([{"text": "a"}])
+    own = get_tokenizer(ModelConfig(name=str(tiny_gpt2)), CausalLM(), rows)
+    other = get_tokenizer(ModelConfig(name=str(tiny_gpt2), tokenizer=str(tiny_bert)), CausalLM(), rows)
+    given = get_tokenizer(ModelConfig(name=str(tiny_gpt2), tokenizer=other), CausalLM(), rows)
+    assert own.mask_token is None and other.mask_token == "[MASK]" and given is other
+
+
+@pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-bert"])
+def test_bundled_ones_lose_nothing(name: str) -> None:
+    tokenizer = tokenizers.load(name)
+    for text in [*TEXTS[:8], *STRANGE]:
+        assert tokenizer.decode(plain(tokenizer, text)) == text
+
+
+@pytest.mark.parametrize("folder", ["tiny_gpt2", "tiny_bert"])
+def test_a_model_without_one_is_named(folder: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Transformers makes one up here, of special tokens alone: every word would be unknown."""
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((request.getfixturevalue(folder) / name).read_bytes())
+    with pytest.raises(RecipeError) as caught:
+        tokenizers.load(str(tmp_path))
+    (fault,) = caught.value.faults
+    assert [w for w in (str(tmp_path), "--model.tokenizer", "bpe") if w not in fault] == []

@@ -1,0 +1,169 @@
+"""Every task keeps the contract: rows in, features, a summed loss with its weight, metrics by name, a folder that
+answers; and so does a stranger's task, given as an instance or an import path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EXACT, REVIEWS, TEXTS
+
+import llmkit
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
+from llmkit.cli import command
+from llmkit.errors import RecipeError
+from llmkit.tasks import TASKS, CausalLM, MaskedLM, TextClassification, find_task
+
+ROWS: dict[type, list[dict]] = {
+    CausalLM: [{"text": t} for t in TEXTS],
+    MaskedLM: [{"text": t} for t in TEXTS],
+    TextClassification: REVIEWS,
+}
+
+
+def recipe_for(task: type, gpt2: Path, bert: Path, output: Path, **training: Any) -> Recipe:
+    model = gpt2 if task.tokenizer_style == "gpt2" else bert
+    data = DataConfig(train=ROWS[task], validation=ROWS[task][::4], max_length=32)
+    return Recipe(
+        task(), ModelConfig(name=str(model)), data, {**EXACT, "max_steps": 3, **training}, RunConfig(output=str(output))
+    )
+
+
+@pytest.fixture(scope="module", params=TASKS, ids=lambda t: t.name)
+def trainer(request, tiny_gpt2: Path, tiny_bert: Path, tmp_path_factory) -> Any:
+    return build_trainer(recipe_for(request.param, tiny_gpt2, tiny_bert, tmp_path_factory.mktemp("run") / "r"))
+
+
+def test_every_task_is_tried_here() -> None:
+    assert set(ROWS) == set(TASKS)
+
+
+def test_a_task_is_a_frozen_value(trainer: Any) -> None:
+    with pytest.raises(AttributeError):
+        trainer.task.anything = 1
+    assert find_task(trainer.task.name) is type(trainer.task)
+    assert repr(trainer.task) == repr(type(trainer.task)(**trainer.task.__dict__))
+
+
+def test_features_name_the_row_they_come_from(trainer: Any) -> None:
+    for part, features in trainer.features.items():
+        assert min(features["row"]) >= 0 and max(features["row"]) < len(trainer.rows[part])
+
+
+def test_the_loss_is_a_sum_that_weight_divides(trainer: Any) -> None:
+    """Two batches together cost the sum of what they cost alone, and weigh the sum of their weights."""
+    view = next(iter(trainer.get_train_dataloader())).keys()
+    assert "labels" in view
+    task, model = trainer.task, trainer.model.eval()
+    rows = [{**trainer.train_dataset[i], "row": i, "epoch": 0} for i in range(4)]
+    whole, first, second = (
+        trainer._prepare_inputs(task.collate(part, trainer.processing_class, trainer.layout))
+        for part in (rows, rows[:2], rows[2:])
+    )
+    with torch.no_grad():
+        total, parts = task.loss(model, whole)[0], [task.loss(model, b)[0] for b in (first, second)]
+    assert total.dtype == torch.float32
+    assert total.item() == pytest.approx(sum(p.item() for p in parts), rel=1e-5)
+    assert int(task.weight(whole)) == int(task.weight(first)) + int(task.weight(second)) > 0
+
+
+def test_outputs_are_a_small_row_each(trainer: Any) -> None:
+    outputs = trainer.outputs("validation")
+    assert len(outputs) == len(trainer.features["validation"])
+    assert outputs[0].size <= 16
+
+
+def test_scores_are_the_metrics_it_names(trainer: Any) -> None:
+    scores = trainer.task.score(
+        trainer.outputs("validation"), trainer.features["validation"], trainer.rows["validation"]
+    )
+    assert set(scores) == set(trainer.task.metrics)
+    assert trainer.task.primary in scores
+
+
+def test_a_baseline_says_its_kind(trainer: Any) -> None:
+    raw = {"train": trainer.rows["train"], "evaluation": trainer.rows["validation"]}
+    found = trainer.task.baselines(trainer.features["train"], trainer.features["validation"], raw, True)
+    assert found
+    for baseline in found.values():
+        assert baseline["kind"] in ("floor", "reference") and isinstance(baseline["value"], float)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
+def test_a_saved_folder_answers_by_itself(task: type, tiny_gpt2: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    result = run(recipe_for(task, tiny_gpt2, tiny_bert, tmp_path / "r"))
+    model = llmkit.load(str(result.output))
+    assert model.task == result.trainer.task
+    text = ROWS[task][0]["text"]
+    if task.can_generate:
+        assert model.generate(text, max_new_tokens=3).startswith(text)
+        with pytest.raises(NotImplementedError):
+            model.predict(text)
+    else:
+        assert isinstance(model.predict(text), dict)
+        with pytest.raises(RecipeError, match="does not generate"):
+            model.generate(text)
+
+
+STRANGER = '''
+from dataclasses import dataclass
+from typing import ClassVar
+import torch
+from llmkit.tasks import TextClassification
+
+@dataclass(frozen=True)
+class Shouting(TextClassification):
+    """A stranger's task: the negatives count `factor` times."""
+    factor: float = 3.0
+    name: ClassVar[str] = "shouting"
+
+    def loss(self, model, batch):
+        weights = torch.where(batch["labels"] == 0, self.factor, 1.0)
+        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
+        nll = -outputs.logits.float().log_softmax(-1).gather(1, batch["labels"][:, None])[:, 0]
+        return (nll * weights).sum(), outputs
+
+    def weight(self, batch):
+        return torch.where(batch["labels"] == 0, self.factor, 1.0).sum()
+'''
+
+
+@pytest.mark.parametrize("how", ["instance", "import path"])
+def test_a_strangers_task_trains_saves_and_reloads(how: str, tiny_bert: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "elsewhere.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "elsewhere", None)
+    del sys.modules["elsewhere"]
+    output = tmp_path / "run"
+    if how == "instance":
+        from elsewhere import Shouting
+
+        run(
+            Recipe(
+                Shouting(factor=2.0),
+                ModelConfig(name=str(tiny_bert)),
+                DataConfig(train=REVIEWS),
+                {**EXACT, "max_steps": 2},
+                RunConfig(str(output)),
+            )
+        )
+    else:
+        words = [
+            "--model",
+            str(tiny_bert),
+            "--data",
+            "reviews",
+            "--data.max_length",
+            "32",
+            "--training.max_steps",
+            "2",
+            "--output",
+            str(output),
+        ]
+        assert command(["train", "elsewhere:Shouting", *words, "--task.factor", "2"]) == 0
+    model = llmkit.load(str(output))
+    assert type(model.task).__name__ == "Shouting" and model.task.factor == 2.0
+    assert model.predict("a fine film")["label"] in ("positive", "negative")

@@ -1,0 +1,258 @@
+"""`llmkit.load`: a model from a plain folder or a bundled name, its task told by the folder, its answers those of the
+Transformers objects within, whatever the batch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+import llmkit
+from llmkit.errors import RecipeError
+
+LABELS = {0: "bad", 1: "good", 2: "没意见"}
+REVIEWS = ["a fine film", "dull", "太好看了，推荐", "the plot makes no sense at all, and the actors know it", "", "warm, funny and wise"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads cost models this small more than they give, the more so where other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def classifier_folder(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Saved by plain transformers, with labels of its own; weights large enough that the answers differ."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, initializer_range=0.3, pad_token_id=tokenizer.pad_token_id, id2label=LABELS,
+        label2id={name: i for i, name in LABELS.items()},
+    )  # fmt: skip
+    return saved(BertForSequenceClassification(config), tokenizer, tmp_path_factory.mktemp("classifier"))
+
+
+@pytest.fixture(scope="module")
+def classifier(classifier_folder: Path) -> llmkit.predictor.Predictor:
+    return llmkit.load(str(classifier_folder))
+
+
+def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+# --- what is loaded --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("fixture", "task", "cls"), [("tiny_gpt2", "causal-lm", GPT2LMHeadModel), ("tiny_bert", "masked-lm", BertForMaskedLM), ("classifier_folder", "text-classification", BertForSequenceClassification)])  # fmt: skip
+def test_a_plain_folder_tells_its_task_and_gives_transformers_own_objects(fixture: str, task: str, cls: type, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(fixture)
+    assert not (folder / "recipe.yaml").exists()
+    model = llmkit.load(str(folder))
+    assert (model.task.name, type(model.model)) == (task, cls)
+    assert isinstance(model.tokenizer, PreTrainedTokenizerBase) and not model.model.training
+    theirs = cls.from_pretrained(folder).state_dict()
+    assert all(torch.equal(v, theirs[k]) for k, v in model.model.state_dict().items())
+
+
+def test_a_bundled_gpt2_generates_by_its_name() -> None:
+    model = llmkit.load("tiny-gpt2")
+    text = model.generate("Once upon a time", max_new_tokens=10)
+    assert text.startswith("Once upon a time") and len(text) > len("Once upon a time")
+    assert "".join(model.stream("Once upon a time", max_new_tokens=10)) == text.removeprefix("Once upon a time")
+
+
+def test_a_bundled_bert_fills_masks_by_its_name() -> None:
+    answer = llmkit.load("tiny-bert").predict("the fox ran over the [MASK].")
+    assert len(answer["fills"]) == 1 and len(answer["fills"][0]) == 5
+
+
+@pytest.mark.parametrize(("name", "as_path"), [("tiny_gpt2", True), ("tiny_gpt2", False)])
+def test_a_folder_is_given_as_a_path_or_as_text(name: str, as_path: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder: Path = request.getfixturevalue(name)
+    monkeypatch.chdir(folder.parent)
+    model = llmkit.load(folder if as_path else f"./{folder.name}")  # type: ignore[arg-type]
+    assert isinstance(model.model, PreTrainedModel)
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_weights_are_float32_on_a_cpu_unless_told_otherwise(tiny_gpt2: Path, tmp_path: Path, asked: str, expected: torch.dtype) -> None:
+    half = GPT2LMHeadModel.from_pretrained(tiny_gpt2, dtype=torch.bfloat16)
+    folder = saved(half, AutoTokenizer.from_pretrained(tiny_gpt2), tmp_path)
+    assert llmkit.load(str(folder), dtype=asked, device="cpu").model.dtype == expected
+
+
+def test_a_run_folder_of_llmkit_needs_no_recipe(review_recipe: Callable[..., Any]) -> None:
+    """A stranger gets the folder without recipe.yaml, and the same answers."""
+    folder = llmkit.run(review_recipe(training={"max_steps": 1})).output
+    first = llmkit.load(str(folder)).predict(REVIEWS)
+    (folder / "recipe.yaml").unlink()
+    assert llmkit.load(str(folder)).predict(REVIEWS) == first
+    assert {a["label"] for a in first} <= {"positive", "negative"}
+
+
+# --- classification --------------------------------------------------------------------------------------------------
+
+
+def directly(classifier: Any, text: str) -> torch.Tensor:
+    with torch.no_grad():
+        return classifier.model(**classifier.tokenizer(text, return_tensors="pt")).logits[0].softmax(-1)
+
+
+@pytest.mark.parametrize("text", REVIEWS)
+def test_the_label_is_the_folders_own_and_the_score_its_probability(classifier: Any, text: str) -> None:
+    answer, expected = classifier.predict(text), directly(classifier, text)
+    assert answer["label"] == LABELS[int(expected.argmax())]
+    assert answer["score"] == pytest.approx(float(expected.max()), abs=1e-5)
+
+
+def test_the_texts_of_this_file_are_told_apart(classifier: Any) -> None:
+    """Else the tests on order and batches would hold for one answer repeated."""
+    answers = classifier.predict(REVIEWS)
+    assert len({a["label"] for a in answers}) > 1 and len({round(a["score"], 4) for a in answers}) == len(REVIEWS)
+
+
+@pytest.mark.parametrize(("given", "kind"), [("a fine film", dict), (["a fine film"], list), ([], list)])
+def test_one_text_gives_one_answer_and_a_list_a_list(classifier: Any, given: Any, kind: type) -> None:
+    answer = classifier.predict(given)
+    assert type(answer) is kind and (kind is dict or len(answer) == len(given))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 32])
+def test_batches_do_not_change_answers_or_their_order(classifier: Any, batch_size: int) -> None:
+    together = classifier.predict(REVIEWS * 2, batch_size=batch_size)
+    alone = [classifier.predict(t) for t in REVIEWS] * 2
+    assert [a["label"] for a in together] == [a["label"] for a in alone]
+    assert [a["score"] for a in together] == pytest.approx([a["score"] for a in alone], abs=1e-5)
+
+
+@pytest.mark.parametrize("more", ["fine ", "太好看了"])
+def test_a_text_longer_than_the_model_is_cut_to_what_it_takes(classifier: Any, more: str) -> None:
+    """The tokenizer says nothing of a limit, as one trained with transformers does; the model has 64 positions."""
+    ids = classifier.tokenizer(more * 200, truncation=True, max_length=64, return_tensors="pt")
+    with torch.no_grad():
+        expected = classifier.model(**ids).logits[0].softmax(-1)
+    short, long = classifier.predict(["dull", more * 200])
+    assert short["score"] == pytest.approx(classifier.predict("dull")["score"], abs=1e-5)
+    assert long["label"] == LABELS[int(expected.argmax())] and long["score"] == pytest.approx(float(expected.max()), abs=1e-5)
+
+
+# --- masks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def filler(tiny_bert: Path) -> Any:
+    return llmkit.load(str(tiny_bert))
+
+
+@pytest.mark.parametrize("text", ["the fox ran over the [MASK].", "[MASK] fox and a [MASK]", "从前，有一只[MASK]狸"])
+def test_each_mask_gets_the_five_likeliest_tokens(filler: Any, text: str) -> None:
+    ids = filler.tokenizer(text, return_tensors="pt")
+    with torch.no_grad():
+        logits = filler.model(**ids).logits[0]
+    best = logits[ids["input_ids"][0] == filler.tokenizer.mask_token_id].softmax(-1).topk(5)
+    fills = filler.predict(text)["fills"]
+    assert len(fills) == text.count("[MASK]")
+    assert [[f["score"] for f in place] for place in fills] == [pytest.approx(p, abs=1e-5) for p in best.values.tolist()]
+    assert [[f["token"] for f in place] for place in fills] == [[filler.tokenizer.decode([i]).strip() for i in p] for p in best.indices.tolist()]
+
+
+def test_a_list_of_masked_texts_is_answered_in_order(filler: Any) -> None:
+    texts = ["a [MASK]", "the quick brown [MASK] jumps over the lazy dog", "[MASK]"]
+    assert filler.predict(texts) == [filler.predict(t) for t in texts]
+
+
+def test_a_text_without_a_mask_gets_a_note_and_no_fills(filler: Any) -> None:
+    answer = filler.predict("the fox ran")
+    assert answer["fills"] == [] and "[MASK]" in answer["note"]
+
+
+def test_mask_may_be_written_as_bert_does_for_any_model(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "roberta-like"
+    shutil.copytree(tiny_bert, folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text().replace("[MASK]", "<mask>"))
+    model = llmkit.load(str(folder))
+    assert model.tokenizer.mask_token == "<mask>"
+    both = [model.predict(f"the fox ran over the {m}.")["fills"] for m in ("[MASK]", "<mask>")]
+    assert both[0] == both[1] and len(both[0]) == 1
+
+
+def test_a_mask_in_a_text_longer_than_the_model_is_filled(filler: Any) -> None:
+    assert len(filler.predict("a [MASK] " + "fox " * 200)["fills"]) == 1
+
+
+# --- what cannot be --------------------------------------------------------------------------------------------------
+
+
+def refusal(work: Callable[[], Any]) -> str:
+    with pytest.raises(RecipeError) as refused:
+        work()
+    (line,) = refused.value.faults
+    assert "\n" not in line
+    return line
+
+
+@pytest.mark.parametrize("how", ["generate", "stream"])
+@pytest.mark.parametrize("fixture", ["filler", "classifier"])
+def test_a_model_that_does_not_generate_says_so_in_one_line(fixture: str, how: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(fixture)
+    line = refusal(lambda: getattr(model, how)("Once upon a time"))
+    assert model.task.name in line and "predict" in line
+
+
+def test_a_model_that_does_not_predict_says_so_in_one_line(tiny_gpt2: Path) -> None:
+    line = refusal(lambda: llmkit.load(str(tiny_gpt2)).predict("a fine film"))
+    assert "causal-lm" in line and "generate" in line
+
+
+def test_a_model_without_a_head_is_refused_with_the_tasks_there_are(tiny_bert: Path, tmp_path: Path) -> None:
+    bare = BertModel(BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    line = refusal(lambda: llmkit.load(str(saved(bare, AutoTokenizer.from_pretrained(tiny_bert), tmp_path))))
+    assert "BertModel" in line and "text-classification" in line
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_folder_that_lacks_a_file_is_refused_in_one_line(tiny_gpt2: Path, tmp_path: Path, missing: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_gpt2, folder)
+    (folder / missing).unlink()
+    assert str(folder) in refusal(lambda: llmkit.load(str(folder)))
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\x89PNG"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_folder_with_a_broken_file_is_refused_in_one_line(tiny_gpt2: Path, tmp_path: Path, file: str, content: bytes) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_gpt2, folder)
+    (folder / file).write_bytes(content)
+    assert str(folder) in refusal(lambda: llmkit.load(str(folder)))
+
+
+def test_a_mistyped_folder_is_refused_with_the_nearest_name(tiny_gpt2: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_gpt2, tmp_path / "finetuned")
+    assert f"did you mean '{tmp_path}/finetuned'" in refusal(lambda: llmkit.load(f"{tmp_path}/fintuned"))
+
+
+def test_an_empty_folder_is_refused_in_one_line(tmp_path: Path) -> None:
+    assert "config.json" in refusal(lambda: llmkit.load(str(tmp_path)))
