@@ -286,6 +286,13 @@ def test_no_character_is_torn_in_a_stream(letters: Any, tokenizer: Any, text: st
     assert "".join(pieces) == text
 
 
+def test_a_continuation_keeps_the_space_that_stands_between_it_and_the_prompt() -> None:
+    """In a vocabulary of words, the space is the decoder's: it writes none before a text's first word."""
+    words = train("wordpiece", 400, iter(["the fox met the crow"] * 3), "gpt2")
+    model = scripted(words, words("the fox met the crow")["input_ids"])
+    assert generate(model, words, "the fox") == "the fox met the crow"
+
+
 @pytest.mark.parametrize("length", range(1, 10))
 def test_a_character_that_the_last_token_tears_is_left_out(letters: Any, length: int) -> None:
     text = "狐狸🦊"
@@ -416,6 +423,13 @@ def test_a_text_is_cut_before_its_first_stop_string(letters: Any, tokenizer: Any
 def test_a_stop_string_that_comes_token_by_token_is_never_streamed(letters: Any, text: str, stop: list[str], expected: str) -> None:
     model = scripted(letters, letters(">" + text)["input_ids"])
     assert "".join(p for _, p in stream(model, letters, [">"], stop=stop)) == expected
+
+
+@pytest.mark.parametrize(("stop", "expected"), [(["o", "f"], "a "), (["x", "ox", "o"], "a f"), (["xy", "x"], "a fo")])
+def test_of_stop_strings_within_one_token_the_first_in_the_text_cuts(letters: Any, stop: list[str], expected: str) -> None:
+    it = with_token(letters, b"fox")
+    model = scripted(it, [*it(">a ")["input_ids"], len(it) - 1])
+    assert generate(model, it, ">", stop=stop, return_full_text=False) == expected
 
 
 def test_a_stop_string_ends_its_row_alone_and_is_not_looked_for_in_the_prompt(letters: Any) -> None:

@@ -25,7 +25,7 @@ def preview(recipe: Recipe, count: int = 3) -> str:
         (feature,) = view.__getitems__([(i, 0, False)])
         batch = task.collate([feature], tokenizer, layout)
         shown.append(_show(i, feature, batch, tokenizer, prepared.recipe.task))
-    head = "«token» is predicted and trained on; ⟦token⟧ is what must be said where it differs from what is seen; ‖ parts documents"
+    head = "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said where something else is seen; ‖ parts documents"
     return head + "\n\n" + "\n\n".join(shown)
 
 
@@ -35,19 +35,25 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
     starts = set()
     for length in feature.get("segments", [])[:-1]:
         starts.add(length + max(starts, default=0))
-    pieces = []
+    text, learning = "", False
     for at, token in enumerate(ids):
-        text = tokenizer.decode([token])
         label = labels[at].item() if per_token else -100
-        if label != -100:
-            text = f"«{text}»" if label == token else f"«{text}⟦{tokenizer.decode([label])}⟧»"
-        pieces.append(("‖" if at in starts else "") + text)
+        piece = tokenizer.decode([token]) + ("" if label in (-100, token) else f"⟦{tokenizer.decode([label])}⟧")
+        learns = label != -100
+        text += (
+            "»" * (learning and not learns)
+            + "‖" * (at in starts)
+            + "«" * (learns and not learning)
+            + "|" * (learns and learning)
+        )
+        text, learning = text + piece, learns
+    text += "»" * learning
     trained = int((labels != -100).sum()) if per_token else 0
     head = f"row {number + 1}: {len(ids)} tokens"
     head += f", {trained} trained on" if per_token else f", label {_label(labels, task)}"
     if "segments" in feature:
         head += f", {len(feature['segments'])} documents"
-    return head + "\n" + "".join(pieces)
+    return head + "\n" + text
 
 
 def _label(labels: Any, task: Any) -> str:
