@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 
 ACCENTS = {"decided": "36", "warning": "33", "data": "34", "result": "32"}
 
@@ -14,8 +16,28 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+_held: list[str] | None = None
+
+
+@contextlib.contextmanager
+def decisions_held() -> Iterator[None]:
+    """Keep what is decided until every check within has passed; a fault drops it unsaid."""
+    global _held
+    outer, _held = _held, []
+    try:
+        yield
+        said, _held = _held, outer
+        for text in said:
+            say(text, "decided")
+    finally:
+        _held = outer
+
+
 def say(text: str, kind: str = "") -> None:
     """Print `text` on stderr, after its kind in colour when a terminal reads it."""
+    if kind == "decided" and _held is not None:
+        _held.append(text)
+        return
     if not is_main_process():
         return
     if kind:

@@ -21,7 +21,7 @@ from llmkit.console import say
 from llmkit.errors import RecipeError, raise_faults, suggest
 from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.task import Task
-from llmkit.tasks import find_task, recipe_name
+from llmkit.tasks import find_task
 
 PARTS: dict[str, type | None] = {
     "task": None,
@@ -141,7 +141,7 @@ def parse_argv(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], dict[str
         if flag == "config" and value is not None:
             configs.append(value)
         elif flag == "config":
-            faults.append("--config: needs a YAML file")
+            faults.append("--config: needs a value, a YAML file")
         elif len(path) < 2 or path[0] not in PARTS:
             known = [*PARTS, *SHORT, "config", "plan", "help"]
             faults.append(f"--{flag}: no such option; {suggest(path[0], _flags() if len(path) == 1 else known)}")
@@ -167,14 +167,19 @@ def _is_switch(path: Sequence[str]) -> bool:
 
 def _put(nested: dict[str, Any], path: Sequence[str], value: str) -> None:
     for at, key in enumerate(path[:-1]):
+        if isinstance(nested.get(key), Typed) and isinstance(whole := scalar(str(nested[key])), Mapping):
+            nested[key] = dict(whole)  # a mapping typed whole, now field by field
         nested = nested.setdefault(key, {})
         if not isinstance(nested, dict):
-            raise RecipeError(
-                f"--{'.'.join(path)}: --{'.'.join(path[: at + 1])} was given a value already; give one of them"
-            )
-    if isinstance(nested.get(path[-1]), dict):
-        raise RecipeError(f"--{'.'.join(path)}: some of its fields were given already; give them all one by one")
-    nested[path[-1]] = Typed(value)
+            given = ".".join(path[: at + 1])
+            raise RecipeError(f"--{'.'.join(path)}: --{given} was given a value already; give one of them")
+    before, last = nested.get(path[-1]), Typed(value)
+    if isinstance(before, dict):
+        if not isinstance(whole := scalar(value), Mapping):
+            raise RecipeError(f"--{'.'.join(path)}: some of its fields were given already; give one of them")
+        nested[path[-1]] = {**before, **whole}
+    else:
+        nested[path[-1]] = last
 
 
 class Typed(str):
@@ -259,7 +264,7 @@ def _replace(part: Any, given: Any, path: str, faults: list[str]) -> Any:
 def _replace_task(task: Task | None, given: Any, faults: list[str]) -> Task | None:
     knobs = dict(given) if isinstance(given, Mapping) else {"name": given}
     name = knobs.pop("name", None)
-    if name is not None and (task is None or str(name) != recipe_name(task)):
+    if name is not None and (task is None or str(name) != task.name_in_recipe()):
         try:
             task = find_task(str(name))()
         except RecipeError as e:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.task import Task
-from llmkit.tasks import recipe_name
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain mappings; an object that no file can hold becomes a line that says what it was."""
-        parts = {"task": {"name": recipe_name(self.task), **dataclasses.asdict(self.task)}}
+        parts = {"task": {"name": self.task.name_in_recipe(), **dataclasses.asdict(self.task)}}
         for part in ("model", "data", "run"):
             parts[part] = dataclasses.asdict(_without_objects(getattr(self, part)))
         return {**{k: _plain(v) for k, v in parts.items()}, "training": _plain(dict(self.training))}

@@ -62,6 +62,11 @@ class Task:
     can_generate: ClassVar[bool] = False
     default_max_length: ClassVar[int] = 512
 
+    @classmethod
+    def name_in_recipe(cls) -> str:
+        """llmkit's own name for it, or `module:Class` for a task from elsewhere."""
+        return cls.name if cls.__module__.startswith("llmkit.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
+
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The raw row as this task keeps it: `columns`, of one type each. Raises ValueError that says what is wrong."""
         return {column: read_text(row, column) for column in self.columns}

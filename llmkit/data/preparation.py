@@ -30,7 +30,7 @@ def prepare(
             cache.rows_digest(dataset), _tokenizer_key(tokenizer), repr(task), _code_key(task), max_length, packed
         )
         features[part], notes, reused = cache.kept(
-            "features", key, lambda d=dataset: _build(task, d, tokenizer, max_length, packed)
+            "features", key, lambda d=dataset, p=part: _build(task, d, tokenizer, max_length, packed, p)
         )
         _tell(part, features[part], notes, reused, len(dataset), max_length)
     return features
@@ -57,10 +57,12 @@ def encode(
     return datasets.Dataset(table), {"truncated": truncated, "dropped": len(rows) - len(seen)}
 
 
-def _build(task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool) -> tuple[Dataset, dict[str, Any]]:
+def _build(
+    task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool, part: str
+) -> tuple[Dataset, dict[str, Any]]:
     features, notes = encode(task, rows, tokenizer, max_length)
     if not len(features):
-        raise RecipeError(f"no row is left after encoding: all {len(rows)} are too short to learn from")
+        raise RecipeError(f"data.{part}: no row is left after encoding: all {len(rows)} are too short to learn from")
     lengths = [len(ids) for batch in features.iter(batch_size=BATCH) for ids in batch["input_ids"]]
     notes |= {"tokens": sum(lengths), "longest": max(lengths, default=0)}
     return (packing.pack(features, max_length) if packed else features), notes

@@ -189,12 +189,26 @@ def _decoded(path: Path, read: Callable[[io.TextIOWrapper], Iterable[Any]]) -> I
     try:
         with _open(path) as file:
             yield from read(file)
-    except UnicodeDecodeError as e:
+    except UnicodeDecodeError:
+        at, byte = _first_bad_byte(path)
         raise RecipeError(
-            f"{path}: not UTF-8 (a byte 0x{e.object[e.start]:02x}); convert it first, such as: iconv -f GB18030 -t UTF-8"
+            f"{path}: byte {at} is not UTF-8 (0x{byte:02x}); convert it first, such as: iconv -f GB18030 -t UTF-8"
         ) from None
     except OSError as e:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
+
+
+def _first_bad_byte(path: Path) -> tuple[int, int]:
+    """Where in the (unpacked) file UTF-8 ends, counted from its beginning, and the byte there."""
+    import pyarrow
+
+    with pyarrow.input_stream(str(path), compression="detect") as file:
+        content = file.read()
+    try:
+        content.decode()
+    except UnicodeDecodeError as e:
+        return e.start, content[e.start]
+    return len(content), 0
 
 
 def _read_text(path: Path, document: str) -> Iterator[Row]:

@@ -6,6 +6,7 @@ import functools
 import os
 import socket
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 from llmkit.errors import RecipeError, suggest
@@ -28,8 +29,8 @@ def reachable() -> bool:
     if offline():
         return False
     url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    proxy = os.environ.get("https_proxy") or os.environ.get("HTTPS_PROXY")
-    if proxy:
+    proxy = urllib.request.getproxies().get(url.scheme)
+    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
         url = urllib.parse.urlsplit(proxy)
     try:
         socket.create_connection(

@@ -16,7 +16,6 @@ import torch
 from llmkit.console import say
 from llmkit.parsing import write_yaml
 from llmkit.reporting import card
-from llmkit.tasks import recipe_name
 
 if TYPE_CHECKING:
     from llmkit.training.trainer import Trainer
@@ -72,7 +71,7 @@ def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict
             sum(len(ids) for batch in train.iter(1000) for ids in batch["input_ids"]) * (trainer.state.epoch or 0)
         )
     return {
-        "task": recipe_name(task),
+        "task": task.name_in_recipe(),
         "primary": task.primary,
         "higher_is_better": task.higher_is_better,
         "before": before,

@@ -12,13 +12,7 @@ from llmkit.tasks.text_classification import TextClassification
 
 TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification)
 
-__all__ = ["TASKS", "CausalLM", "MaskedLM", "TextClassification", "find_task", "recipe_name"]
-
-
-def recipe_name(task: Task) -> str:
-    """What recipe.yaml calls a task: its name, or `module:Class` for one from elsewhere."""
-    cls = type(task)
-    return cls.name if cls in TASKS else f"{cls.__module__}:{cls.__qualname__}"
+__all__ = ["TASKS", "CausalLM", "MaskedLM", "TextClassification", "find_task"]
 
 
 def find_task(name: str) -> type[Task]:

@@ -114,7 +114,7 @@ ROWS = [{"text": f"row {i}"} for i in range(100)]
 
 
 def split(rows: list[dict], fraction: float = 0.2, seed: int = 0, task: Any = LM) -> tuple[list[str], list[str]]:
-    kept, held = split_off(Dataset.from_list(rows), fraction, seed, task)
+    (kept,), held = split_off([Dataset.from_list(rows)], fraction, seed, task)
     return list(kept["text"]), list(held["text"])
 
 
