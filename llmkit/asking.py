@@ -38,6 +38,8 @@ def generate(args: Namespace) -> None:
     if args.out and not args.file:
         raise RecipeError("llmkit generate: --out goes with --file; a single answer is on stdout")
     console.hush()
+    if args.file and not Path(args.file).is_file():
+        raise RecipeError(f"--file {args.file}: no such file")
     prompts = read_texts([args.file], ("prompt", "text", "question")) if args.file else []  # before the model is loaded
     from llmkit.predictor import load
 
@@ -55,26 +57,25 @@ def generate(args: Namespace) -> None:
 
 
 def _one(model: Any, prompt: str, args: Namespace, options: dict[str, Any]) -> None:
-    from llmkit.generation import is_chat
+    from llmkit.generation import is_chat, stream
 
-    started, copies = time.time(), args.num_return_sequences or 1
-    if args.json or copies > 1:
-        texts = model.generate(prompt, **options)
-        texts = texts if copies > 1 else [texts]
-        pieces = [json.dumps({"prompt": prompt, "text": t}, ensure_ascii=False) if args.json else t for t in texts]
-        print(("\n" if args.json else "\n\n").join(pieces))
-        new = sum(len(model.tokenizer(t)["input_ids"]) for t in texts)
+    started, copies, count = time.time(), args.num_return_sequences or 1, 0
+    before = "" if is_chat(model.tokenizer, options.get("chat")) else prompt
+    texts = [before] * copies
+    live = copies == 1 and not args.json
+    for row, piece in stream(model.model, model.tokenizer, [prompt], **options):
+        if live:
+            print(piece if count else before + piece, end="", flush=True)
+        texts[row] += piece
+        count += 1
+    if live:
+        print("" if count else before)
+    elif args.json:
+        print("\n".join(json.dumps({"prompt": prompt, "text": t}, ensure_ascii=False) for t in texts))
     else:
-        said = []
-        for i, piece in enumerate(model.stream(prompt, **options)):
-            if i == 0 and not is_chat(model.tokenizer, options.get("chat")):
-                print(prompt, end="")
-            print(piece, end="", flush=True)
-            said.append(piece)
-        print("" if said else prompt)
-        new = len(model.tokenizer("".join(said))["input_ids"])
+        print("\n\n".join(texts))
     seconds = time.time() - started
-    say(f"{plural(new, 'token')} in {seconds:.1f} s ({new / max(seconds, 1e-9):.0f}/s)")
+    say(f"{plural(count, 'token')} in {seconds:.1f} s ({count / max(seconds, 1e-9):.0f}/s)")
 
 
 def _batch(model: Any, prompts: list[str], args: Namespace, options: dict[str, Any]) -> None:
@@ -85,7 +86,7 @@ def _batch(model: Any, prompts: list[str], args: Namespace, options: dict[str, A
         )
     if done:
         say(f"{args.out}: {plural(done, 'answer')} there already, going on after them")
-    out = Path(args.out).open("a", encoding="utf-8") if args.out else sys.stdout
+    out = _open_out(args.out, "a")
     started = time.time()
     try:
         for i in range(done, len(prompts), args.batch_size):
@@ -100,6 +101,17 @@ def _batch(model: Any, prompts: list[str], args: Namespace, options: dict[str, A
         f"{plural(len(prompts) - done, 'prompt')} in {time.time() - started:.1f} s"
         + (f", {args.out}" if args.out else "")
     )
+
+
+def _open_out(path: str | None, mode: str) -> Any:
+    """stdout, or the file, with the folders that lead to it."""
+    if path is None:
+        return sys.stdout
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return Path(path).open(mode, encoding="utf-8")
+    except OSError as e:
+        raise RecipeError(f"--out {path}: {(e.strerror or str(e)).lower()}") from None
 
 
 def _lines_in(path: str) -> int:
@@ -147,7 +159,12 @@ def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = 
     if len(words) > 1 or not (path.is_file() or path.suffix in sources.READERS):
         return words
     rows = list(sources.find(words[0], "test", document="line")[0].rows())
-    if bad := [f"{where}: {row}" for where, row in rows if isinstance(row, ValueError)]:
+    whys = [
+        (w, str(r) if isinstance(r, ValueError) else f"{type(r).__name__}, not a row of columns")
+        for w, r in rows
+        if not isinstance(r, dict)
+    ]
+    if bad := [f"{where}: {why}" for where, why in whys]:
         raise RecipeError(*bad[:5])
     if not rows:
         raise RecipeError(f"{path}: is empty")
@@ -169,7 +186,7 @@ def predict(args: Namespace) -> None:
 
     texts = read_texts(args.input, ("text", "sentence", "review", "content", "body"), args.column)
     model = load(args.model)
-    out = Path(args.out).open("w", encoding="utf-8") if args.out else sys.stdout
+    out = _open_out(args.out, "w")
     try:
         for text, answer in zip(texts, _answers(model, texts, args.batch_size), strict=True):
             as_json = args.json or args.out

@@ -43,7 +43,9 @@ def guard(work: Callable[[], int | None]) -> int:
     """Run `work`; exit status 2 for a user's mistake (a line each), 1 for a failed run, 130/143 for a signal."""
     debug = os.environ.get("LLMKIT_DEBUG") == "1"
     try:
-        return work() or 0
+        status = work() or 0
+        sys.stdout.flush()  # here, where a reader that left can be told from a fault
+        return status
     except RecipeError as e:
         if debug:
             raise
@@ -197,6 +199,13 @@ def do_preview(argv: list[str]) -> None:
     print(preview(recipe, count))
 
 
+def _count(word: str) -> int:
+    """A whole number from 1 on; argparse says which option was given another."""
+    if (number := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"{word}: at least 1")
+    return number
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose faults are llmkit's: one line, the fix in it."""
 
@@ -230,7 +239,7 @@ def do_generate(argv: list[str]) -> None:
     p.add_argument(
         "--no-chat", action="store_true", help="continue the prompt as it is, though the model has a chat template"
     )
-    p.add_argument("--batch-size", type=int, default=16, help="with --file")
+    p.add_argument("--batch-size", type=_count, default=16, help="with --file")
     p.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     p.add_argument("--json", action="store_true")
     return asking.generate(p.parse_args(argv))
@@ -243,7 +252,7 @@ def do_predict(argv: list[str]) -> None:
     p.add_argument("model", help="run folder, folder, hub id, or tiny-bert")
     p.add_argument("input", nargs="+", help="texts, or one file (.txt: a line each; .jsonl, .csv …), or - for stdin")
     p.add_argument("--out", help="write .jsonl here")
-    p.add_argument("--batch-size", type=int, default=32)
+    p.add_argument("--batch-size", type=_count, default=32)
     p.add_argument("--column", default=None, help="of a file's rows (left out: the task's usual names)")
     p.add_argument("--json", action="store_true")
     return asking.predict(p.parse_args(argv))
@@ -261,7 +270,7 @@ def do_evaluate(argv: list[str]) -> None:
         "--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated"
     )
     p.add_argument("--max-length", type=int)
-    p.add_argument("--batch-size", type=int, default=16)
+    p.add_argument("--batch-size", type=_count, default=16)
     p.add_argument("--on-error", default="raise", choices=("raise", "skip", "report"))
     p.add_argument("--json", action="store_true")
     return asking.evaluate(p.parse_args(argv))

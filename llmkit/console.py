@@ -63,6 +63,19 @@ def hush() -> None:
         transformers.logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """transformers' notices kept off the screen for a while: of a call whose every argument is made here."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def plural(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     if number == 1:

@@ -16,13 +16,15 @@ from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from llmkit.console import say
-from llmkit.errors import RecipeError, suggest
+from llmkit.console import quiet_transformers, say
+from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.models.loading import positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_NEW_TOKENS = 50
+COUNTS = ("max_new_tokens", "max_length", "num_beams", "num_return_sequences")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 Prompt = str | Sequence[dict[str, str]]
 """A text, or a conversation as messages: [{"role": "user", "content": "…"}]."""
@@ -46,10 +48,19 @@ def stream(
     prompts that leave no room.
     """
     ids = [_encode(tokenizer, p, chat) for p in prompts]
-    config = _settings(model, tokenizer, options, max(map(len, ids)))
+    with quiet_transformers():
+        config, room = _settings(model, tokenizer, options, [len(row) for row in ids])
     copies = config.num_return_sequences or 1
+    limit = positions(model.config, tokenizer)
+    if len(ids) > 1 and limit and max(map(len, ids)) + max(room) > limit:
+        # together, the longest prompt would end the others early: each alone gets the room it has
+        for i, prompt in enumerate(prompts):
+            alone = stream(model, tokenizer, [prompt], stop=stop, seed=seed, chat=chat, **options)
+            yield from ((i * copies + row, piece) for row, piece in alone)
+        return
     stops = [stop] if isinstance(stop, str) else list(stop)
-    writer = _Writer(tokenizer, [row for row in ids for _ in range(copies)], config, stops, model.device)
+    rows = [(row, most) for row, most in zip(ids, room, strict=True) for _ in range(copies)]
+    writer = _Writer(tokenizer, rows, config, stops, model.device)
     width = max(map(len, ids))
     padded = torch.tensor([[config.pad_token_id] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
@@ -59,7 +70,7 @@ def stream(
         was_training = model.training
         try:
             model.eval()
-            with torch.random.fork_rng(enabled=seed is not None):
+            with quiet_transformers(), torch.random.fork_rng(enabled=seed is not None):
                 if seed is not None:
                     torch.manual_seed(seed)
                 out = model.generate(
@@ -71,10 +82,13 @@ def stream(
                 )
             if beams:  # nothing is certain before the end
                 writer.put(padded)
-                for column in out[:, width:].T:
+                sequences = out if isinstance(out, torch.Tensor) else out.sequences
+                for column in sequences[:, width:].T:
                     writer.put(column)
             writer.close(None)
-        except BaseException as error:
+        except ValueError as error:  # an option that generate refuses, after its own checks
+            writer.close(RecipeError(" ".join(str(error).split())[:300]))
+        except BaseException as error:  # handed to the reader
             writer.close(error)
         finally:
             model.train(was_training)
@@ -138,35 +152,38 @@ def _encode(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
     return ids or [start if start is not None else 0]
 
 
-def _settings(model: Any, tokenizer: Any, options: dict[str, Any], longest: int) -> GenerationConfig:
-    """The model's own generation config with `options` over it, and room made sure of."""
-    from llmkit.models.loading import positions
-
+def _settings(
+    model: Any, tokenizer: Any, options: dict[str, Any], lengths: list[int]
+) -> tuple[GenerationConfig, list[int]]:
+    """The model's own generation config with `options` over it, and the new tokens that each prompt has room for."""
     options = {k: v for k, v in options.items() if v is not None}
     known = {k for k in GenerationConfig().to_dict() if not k.startswith("_")}
     if unknown := [k for k in options if k not in known]:
         raise RecipeError(*(f"{k}: no generation option; {suggest(k, known)}" for k in unknown))
+    if "stop_strings" in options:
+        raise RecipeError("stop_strings: write stop (--stop), which cuts the text before the string")
+    _refuse_impossible(options)
     if options.get("temperature") == 0:
         options = {k: v for k, v in options.items() if k not in SAMPLING} | {"do_sample": False}
     several = (options.get("num_return_sequences") or 1) > (options.get("num_beams") or 1)
     if any(k in options for k in SAMPLING) or several:
         options.setdefault("do_sample", True)
-    wanted = options.pop("max_new_tokens", None)
-    total = options.pop("max_length", None)
-    if wanted is None:
-        wanted = total - longest if total else model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS
-    limit = positions(model.config, tokenizer)
-    if wanted < 1:
+    wanted, total = options.pop("max_new_tokens", None), options.pop("max_length", None)
+    longest, limit = max(lengths), positions(model.config, tokenizer)
+    if wanted is None and total is None:
+        wanted = model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS
+    room = [total - n if wanted is None else wanted for n in lengths]
+    if min(room) < 1:
         raise RecipeError(f"max_length: {total} leaves no room after a prompt of {longest} tokens; give max_new_tokens")
     if limit and longest >= limit:
         raise RecipeError(
             f"the prompt has {longest} tokens, this model takes {limit} with the continuation; shorten it"
         )
-    if limit and longest + wanted > limit:
-        say(f"{limit - longest} new tokens instead of {wanted}: the model takes {limit} in all", "warning")
-        wanted = limit - longest
+    if limit and len(lengths) == 1 and longest + room[0] > limit:
+        say(f"{limit - longest} new tokens instead of {room[0]}: the model takes {limit} in all", "warning")
+        room = [limit - longest]
     config = GenerationConfig(**{**model.generation_config.to_dict(), **options})
-    config.max_new_tokens, config.max_length, config.use_cache = wanted, None, True
+    config.max_new_tokens, config.max_length, config.use_cache = max(room), None, True
     if not config.do_sample:  # what a checkpoint says of sampling is nothing to a greedy search, and warns
         for name in SAMPLING:
             setattr(config, name, None)
@@ -174,7 +191,26 @@ def _settings(model: Any, tokenizer: Any, options: dict[str, Any], longest: int)
         config.eos_token_id = tokenizer.eos_token_id
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    return config
+    return config, room
+
+
+def _refuse_impossible(options: dict[str, Any]) -> None:
+    """Values that no generation can have, each named with what it may be."""
+    faults = [
+        f"{k}: {options[k]!r}; give at least 1"
+        for k in COUNTS
+        if k in options and not (isinstance(options[k], int) and options[k] >= 1)
+    ]
+    if not isinstance(options.get("temperature", 0), (int, float)) or options.get("temperature", 0) < 0:
+        faults.append(f"temperature: {options['temperature']!r}; give 0 (greedy) or more")
+    if options.get("repetition_penalty", 1) <= 0:
+        faults.append(f"repetition_penalty: {options['repetition_penalty']!r}; give more than 0 (1 is none)")
+    copies, beams = options.get("num_return_sequences", 1), options.get("num_beams", 1)
+    greedy = options.get("do_sample") is False or options.get("temperature") == 0
+    if not faults and copies > beams and (beams > 1 or greedy):
+        why = f"{beams} beams" if beams > 1 else "a greedy search, which has one answer"
+        faults.append(f"num_return_sequences: {copies} of {why}; raise num_beams, or let it sample")
+    raise_faults(faults)
 
 
 class _Writer(BaseStreamer, StoppingCriteria):
@@ -182,14 +218,16 @@ class _Writer(BaseStreamer, StoppingCriteria):
     stop string."""
 
     def __init__(
-        self, tokenizer: Any, prompts: list[list[int]], config: GenerationConfig, stops: list[str], device: Any
+        self, tokenizer: Any, rows: list[tuple[list[int], int]], config: GenerationConfig, stops: list[str], device: Any
     ):
-        self.backend, self.stops, self.device = tokenizer.backend_tokenizer, [s for s in stops if s], device
-        self.decoders = [DecodeStream(ids=ids, skip_special_tokens=True) for ids in prompts]
+        self.tokenizer, self.stops, self.device = tokenizer, [s for s in stops if s], device
+        self.decoders = [DecodeStream(ids=ids, skip_special_tokens=True) for ids, _ in rows]
+        self.room = [most for _, most in rows]
         eos = config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
-        self.held = [""] * len(prompts)
-        self.done = [False] * len(prompts)
+        self.held = [""] * len(rows)
+        self.torn: list[list[int]] = [[] for _ in rows]  # tokens within a character
+        self.done = [False] * len(rows)
         self.queue: queue.SimpleQueue = queue.SimpleQueue()
         self.started = self.cancelled = False
 
@@ -197,7 +235,9 @@ class _Writer(BaseStreamer, StoppingCriteria):
         if not self.started:  # the first is the prompt
             self.started = True
             return
-        for row, token in enumerate(value.reshape(-1).tolist()):
+        tokens = value.reshape(-1).tolist()
+        for at, token in enumerate(tokens):
+            row = at if len(self.done) > 1 else 0  # one row may get several at once (assisted decoding)
             if not self.done[row]:
                 self._take(row, token)
 
@@ -205,13 +245,20 @@ class _Writer(BaseStreamer, StoppingCriteria):
         if token in self.eos:
             self.done[row] = True
             return
-        piece = self.decoders[row].step(self.backend, token)  # None within a character
-        if not piece:
-            return
+        self.room[row] -= 1
+        self.done[row] = self.room[row] < 1
+        piece = self.decoders[row].step(self.tokenizer.backend_tokenizer, token)  # None within a character
+        if piece:
+            self.torn[row] = []
+            self._give(row, piece)
+        else:
+            self.torn[row].append(token)
+
+    def _give(self, row: int, piece: str) -> None:
         text = self.held[row] + piece
         found = min((at for s in self.stops if (at := text.find(s)) >= 0), default=None)
         if found is not None:
-            self.held[row], self.done[row], text = "", True, text[:found]
+            self.held[row], self.done[row], self.torn[row], text = "", True, [], text[:found]
         else:
             text, self.held[row] = self._free(text)
         if text:
@@ -226,9 +273,12 @@ class _Writer(BaseStreamer, StoppingCriteria):
         pass
 
     def close(self, error: BaseException | None) -> None:
-        for row, text in enumerate(self.held):
-            if text:
-                self.queue.put((row, text))
+        for row, ids in enumerate(self.torn):
+            whole = self.tokenizer.decode(ids, skip_special_tokens=True).rstrip("\ufffd") if ids else ""
+            if whole:  # a last token that tears a character may bring a whole one before it
+                self._give(row, whole)
+            if self.held[row]:
+                self.queue.put((row, self.held[row]))
         self.queue.put(error)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from llmkit.errors import RecipeError
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
@@ -130,7 +132,7 @@ class Task:
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Sequence[Any]
     ) -> list[dict[str, Any]]:
         """Answers for raw inputs, in order."""
-        raise NotImplementedError
+        raise RecipeError(f"a {self.name} model does not predict; ask it with generate")
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         """An answer as one line for people."""

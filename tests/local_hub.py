@@ -23,7 +23,9 @@ class LocalHub:
 
     def __init__(self, repositories: Mapping[str, Path]):
         self.repositories = {name: _files(folder) for name, folder in repositories.items()}
-        self.commits = {name: hashlib.sha1("".join(files).encode()).hexdigest() for name, files in self.repositories.items()}
+        self.commits = {
+            name: hashlib.sha1("".join(files).encode()).hexdigest() for name, files in self.repositories.items()
+        }
         self.requests: list[str] = []
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.server.daemon_threads = True
@@ -41,7 +43,9 @@ class LocalHub:
 
     def served(self, name: str) -> set[str]:
         """The files of `name` whose content was sent."""
-        return {r.split("/resolve/")[1].split("/", 1)[1] for r in self.requests if r.startswith(f"GET /{name}/resolve/")}
+        return {
+            r.split("/resolve/")[1].split("/", 1)[1] for r in self.requests if r.startswith(f"GET /{name}/resolve/")
+        }
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -102,7 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _missing(self, code: str, headers: Mapping[str, str] | None = None) -> None:
         words = {"RepoNotFound": "Repository not found", "EntryNotFound": "Entry not found"}[code]
-        self._send(404, json.dumps({"error": words}).encode(), {"X-Error-Code": code, "X-Error-Message": words, **(headers or {})})
+        self._send(
+            404,
+            json.dumps({"error": words}).encode(),
+            {"X-Error-Code": code, "X-Error-Message": words, **(headers or {})},
+        )
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.send_response(status)

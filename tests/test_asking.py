@@ -108,9 +108,14 @@ def refused(answer: Answer, *words: str) -> None:
 
 @pytest.mark.parametrize("prompt", PROMPTS[:3])
 @pytest.mark.parametrize(("flags", "options"), [([], {}), (["--num-beams", 2], {"num_beams": 2}), (["--temperature", "0.8", "--seed", 1], {"temperature": 0.8, "seed": 1}), (["--stop", "e", "--stop", "7"], {"stop": ["e", "7"]})])  # fmt: skip
-def test_stdout_holds_prompt_and_continuation_and_nothing_else(ask: Callable, tiny_gpt2: Path, prompt: str, flags: list, options: dict) -> None:
+def test_stdout_holds_prompt_and_continuation_and_nothing_else(
+    ask: Callable, tiny_gpt2: Path, prompt: str, flags: list, options: dict
+) -> None:
     answer = ask("generate", tiny_gpt2, prompt, "--max-new-tokens", 8, *flags)
-    assert (answer.code, answer.out) == (0, llmkit.load(str(tiny_gpt2)).generate(prompt, max_new_tokens=8, **options) + "\n")
+    assert (answer.code, answer.out) == (
+        0,
+        llmkit.load(str(tiny_gpt2)).generate(prompt, max_new_tokens=8, **options) + "\n",
+    )
     assert len(answer.err.splitlines()) == 1 and "token" in answer.err
 
 
@@ -120,7 +125,9 @@ def test_json_holds_prompt_and_text_in_one_line(ask: Callable, tiny_gpt2: Path) 
 
 
 def test_several_sequences_are_json_lines(ask: Callable, tiny_gpt2: Path) -> None:
-    answer = ask("generate", tiny_gpt2, "Once", "--num-return-sequences", 3, "--seed", 4, "--max-new-tokens", 9, "--json")
+    answer = ask(
+        "generate", tiny_gpt2, "Once", "--num-return-sequences", 3, "--seed", 4, "--max-new-tokens", 9, "--json"
+    )
     expected = llmkit.load(str(tiny_gpt2)).generate("Once", num_return_sequences=3, seed=4, max_new_tokens=9)
     assert answer.json == [{"prompt": "Once", "text": t} for t in expected]
 
@@ -177,7 +184,9 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
-def test_a_file_of_prompts_is_answered_in_order(ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path, batch_size: int) -> None:
+def test_a_file_of_prompts_is_answered_in_order(
+    ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path, batch_size: int
+) -> None:
     flags = ["--max-new-tokens", 7, "--batch-size", batch_size]
     answer = ask("generate", tiny_gpt2, "--file", prompts_file, "--out", "answers.jsonl", *flags)
     model = llmkit.load(str(tiny_gpt2))
@@ -187,7 +196,9 @@ def test_a_file_of_prompts_is_answered_in_order(ask: Callable, tiny_gpt2: Path, 
 
 
 @pytest.mark.parametrize(("name", "content"), [("p.jsonl", '{"prompt": "Once"}\n{"prompt": "从前"}\n'), ("p.jsonl", '{"text": "Once", "id": 1}\n{"text": "从前", "id": 2}\n'), ("p.csv", "id,prompt\n1,Once\n2,从前\n"), ("p.md", "Once\n\n从前\n")])  # fmt: skip
-def test_prompts_are_read_from_lines_or_from_rows(ask: Callable, tiny_gpt2: Path, tmp_path: Path, name: str, content: str) -> None:
+def test_prompts_are_read_from_lines_or_from_rows(
+    ask: Callable, tiny_gpt2: Path, tmp_path: Path, name: str, content: str
+) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     found = ask("generate", tiny_gpt2, "--file", name, "--max-new-tokens", 3).json
     assert [row["prompt"] for row in found] == ["Once", "从前"]
@@ -198,9 +209,24 @@ def test_prompts_come_from_stdin_too(ask: Callable, tiny_gpt2: Path) -> None:
     assert [row["prompt"] for row in found] == ["Once", "从前"]
 
 
-@pytest.mark.parametrize("left", ["", "1 line", "2 lines and a torn one", "a torn line", "2 lines and a character torn", "all"])
-def test_a_stopped_file_goes_on_where_it_stopped_and_ends_the_same(ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path, left: str) -> None:
-    words = ["generate", tiny_gpt2, "--file", prompts_file, "--out", "answers.jsonl", "--max-new-tokens", 5, "--batch-size", 4]
+@pytest.mark.parametrize(
+    "left", ["", "1 line", "2 lines and a torn one", "a torn line", "2 lines and a character torn", "all"]
+)
+def test_a_stopped_file_goes_on_where_it_stopped_and_ends_the_same(
+    ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path, left: str
+) -> None:
+    words = [
+        "generate",
+        tiny_gpt2,
+        "--file",
+        prompts_file,
+        "--out",
+        "answers.jsonl",
+        "--max-new-tokens",
+        5,
+        "--batch-size",
+        4,
+    ]
     assert ask(*words).code == 0
     file = tmp_path / "answers.jsonl"
     whole = file.read_bytes()
@@ -219,7 +245,9 @@ def test_going_on_says_after_how_many(ask: Callable, tiny_gpt2: Path, prompts_fi
     assert "2 answers" in err and "8 prompts" in err
 
 
-def test_answers_to_other_prompts_are_not_gone_on_with(ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path) -> None:
+def test_answers_to_other_prompts_are_not_gone_on_with(
+    ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "answers.jsonl").write_text('{"prompt": "a", "text": "b"}\n' * 30)
     refused(ask("generate", tiny_gpt2, "--file", prompts_file, "--out", "answers.jsonl"), "answers.jsonl", "30", "10")
 
@@ -251,7 +279,9 @@ FILES = {
     "reviews.txt": "\n".join(REVIEWS) + "\n\n",
     "reviews.csv": "id,review\n" + "".join(f'{i},"{t}"\n' for i, t in enumerate(REVIEWS)),
     "reviews.tsv": "text\tid\n" + "".join(f"{t}\t{i}\n" for i, t in enumerate(REVIEWS)),
-    "reviews.jsonl": "".join(json.dumps({"id": i, "text": t}, ensure_ascii=i % 2 == 0) + "\n" for i, t in enumerate(REVIEWS)),
+    "reviews.jsonl": "".join(
+        json.dumps({"id": i, "text": t}, ensure_ascii=i % 2 == 0) + "\n" for i, t in enumerate(REVIEWS)
+    ),
     "reviews.json": json.dumps([{"sentence": t} for t in REVIEWS]),
 }
 
@@ -269,7 +299,9 @@ def test_texts_as_typed_get_a_line_each(ask: Callable, classifier: Path, texts: 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("batch_size", [2, 32])
-def test_a_file_gets_a_line_for_each_text_in_order(ask: Callable, classifier: Path, tmp_path: Path, name: str, batch_size: int) -> None:
+def test_a_file_gets_a_line_for_each_text_in_order(
+    ask: Callable, classifier: Path, tmp_path: Path, name: str, batch_size: int
+) -> None:
     (tmp_path / name).write_text(FILES[name], encoding="utf-8")
     answer = ask("predict", classifier, name, "--batch-size", batch_size)
     assert (answer.code, answer.lines, answer.err) == (0, expected_lines(classifier, REVIEWS), "")
@@ -281,7 +313,9 @@ def test_a_dash_reads_texts_from_stdin(ask: Callable, classifier: Path) -> None:
 
 def test_json_gives_an_object_a_line(ask: Callable, classifier: Path) -> None:
     answers = llmkit.load(str(classifier)).predict(REVIEWS)
-    assert ask("predict", classifier, *REVIEWS, "--json").json == [{"text": t, **a} for t, a in zip(REVIEWS, answers, strict=True)]
+    assert ask("predict", classifier, *REVIEWS, "--json").json == [
+        {"text": t, **a} for t, a in zip(REVIEWS, answers, strict=True)
+    ]
 
 
 def test_out_takes_the_answers_and_stdout_stays_empty(ask: Callable, classifier: Path, tmp_path: Path) -> None:
@@ -292,13 +326,19 @@ def test_out_takes_the_answers_and_stdout_stays_empty(ask: Callable, classifier:
 
 def test_another_column_is_read_on_request(ask: Callable, classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text("text,summary\ndull,a fine film\n")
-    assert ask("predict", classifier, "two.csv", "--column", "summary").lines == expected_lines(classifier, ["a fine film"])
+    assert ask("predict", classifier, "two.csv", "--column", "summary").lines == expected_lines(
+        classifier, ["a fine film"]
+    )
 
 
 def test_a_text_of_several_lines_gets_one_line(ask: Callable, classifier: Path, tmp_path: Path) -> None:
-    (tmp_path / "r.jsonl").write_text(json.dumps({"text": "a fine\nfilm"}) + "\n" + json.dumps({"text": "dull\r\n"}) + "\n")
+    (tmp_path / "r.jsonl").write_text(
+        json.dumps({"text": "a fine\nfilm"}) + "\n" + json.dumps({"text": "dull\r\n"}) + "\n"
+    )
     answer = ask("predict", classifier, "r.jsonl")
-    assert [line.split("\t")[0] for line in answer.lines] == [a["label"] for a in llmkit.load(str(classifier)).predict(["a fine\nfilm", "dull\r\n"])]
+    assert [line.split("\t")[0] for line in answer.lines] == [
+        a["label"] for a in llmkit.load(str(classifier)).predict(["a fine\nfilm", "dull\r\n"])
+    ]
 
 
 def test_masks_are_filled_a_line_for_each_text(ask: Callable, tiny_bert: Path) -> None:
@@ -314,7 +354,10 @@ def test_a_real_pipe_is_predicted_from_and_to(llmkit_command: Callable, classifi
 
 def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     """As in `llmkit … | head -1`, with Python's own buffering."""
-    words, env = [sys.executable, "-m", "llmkit", "--help"], {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    words, env = (
+        [sys.executable, "-m", "llmkit", "--help"],
+        {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"},
+    )
     with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert (process.wait(60), process.stderr.read()) == (0, b"")
@@ -351,7 +394,9 @@ def test_evaluate_gives_the_metrics_of_the_predictions(classifier: Path, evaluat
     said = [a["label"] for a in llmkit.load(str(classifier)).predict([r["text"] for r in LABELLED])]
     truth = [r["label"] for r in LABELLED]
     assert (evaluated["task"], evaluated["examples"]) == ("text-classification", len(LABELLED))
-    assert evaluated["metrics"]["accuracy"] == pytest.approx(sum(s == t for s, t in zip(said, truth, strict=True)) / len(truth))
+    assert evaluated["metrics"]["accuracy"] == pytest.approx(
+        sum(s == t for s, t in zip(said, truth, strict=True)) / len(truth)
+    )
     assert evaluated["metrics"]["f1_macro"] == pytest.approx(f1_score(truth, said, average="macro"))
     assert 0 < evaluated["metrics"]["accuracy"] < 1
 
@@ -362,7 +407,9 @@ def test_evaluate_gives_each_metric_an_interval_around_it(evaluated: dict[str, A
         assert low <= evaluated["metrics"][name] <= high and low < high
 
 
-def test_evaluate_prints_the_same_for_people_whatever_the_batch_and_the_format(ask: Callable, classifier: Path, data: Path, evaluated: dict[str, Any]) -> None:
+def test_evaluate_prints_the_same_for_people_whatever_the_batch_and_the_format(
+    ask: Callable, classifier: Path, data: Path, evaluated: dict[str, Any]
+) -> None:
     columns = ["--column", "text=body", "--column", "label=verdict"]
     answer = ask("evaluate", classifier, "--data", data / "test.csv", *columns, "--batch-size", 7)
     spread = evaluated["intervals"]
@@ -412,7 +459,9 @@ def test_evaluate_a_language_model_in_nats_per_token(ask: Callable, tiny_gpt2: P
     ],
     ids=lambda w: " ".join(w)[:40] or "nothing",
 )  # fmt: skip
-def test_generate_refuses_in_one_line(ask: Callable, tiny_gpt2: Path, tmp_path: Path, words: list[str], said: list[str]) -> None:
+def test_generate_refuses_in_one_line(
+    ask: Callable, tiny_gpt2: Path, tmp_path: Path, words: list[str], said: list[str]
+) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "other.csv").write_text("name\nfox\n")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a"}\n{"prompt"\n')
@@ -431,7 +480,9 @@ def test_generate_refuses_in_one_line(ask: Callable, tiny_gpt2: Path, tmp_path: 
         (["a film", "--batch-size", "0"], ["batch"]),
     ],
 )
-def test_predict_refuses_in_one_line(ask: Callable, classifier: Path, tmp_path: Path, words: list[str], said: list[str]) -> None:
+def test_predict_refuses_in_one_line(
+    ask: Callable, classifier: Path, tmp_path: Path, words: list[str], said: list[str]
+) -> None:
     (tmp_path / "other.csv").write_text("name\nfox\n")
     (tmp_path / "lists.jsonl").write_text('{"text": "a"}\n["b"]\n')
     refused(ask("predict", classifier, *words), *said)
@@ -446,19 +497,25 @@ def test_predict_refuses_in_one_line(ask: Callable, classifier: Path, tmp_path: 
         ([], ["--data"]),
     ],
 )
-def test_evaluate_refuses_in_one_line(ask: Callable, classifier: Path, tmp_path: Path, words: list[str], said: list[str]) -> None:
+def test_evaluate_refuses_in_one_line(
+    ask: Callable, classifier: Path, tmp_path: Path, words: list[str], said: list[str]
+) -> None:
     (tmp_path / "foreign.jsonl").write_text('{"text": "a", "label": "awful"}\n{"text": "b", "label": "good"}\n')
     (tmp_path / "test.csv").write_text("body,label\na,good\nb,bad\n")
     refused(ask("evaluate", classifier, *words), *said)
 
 
 @pytest.mark.parametrize(("verb", "fixture", "right"), [("generate", "tiny_bert", "predict"), ("generate", "classifier", "predict"), ("predict", "tiny_gpt2", "generate")])  # fmt: skip
-def test_the_wrong_verb_for_a_model_names_the_right_one(ask: Callable, verb: str, fixture: str, right: str, request: pytest.FixtureRequest) -> None:
+def test_the_wrong_verb_for_a_model_names_the_right_one(
+    ask: Callable, verb: str, fixture: str, right: str, request: pytest.FixtureRequest
+) -> None:
     refused(ask(verb, request.getfixturevalue(fixture), "a fine film"), right)
 
 
 @pytest.mark.parametrize("verb", ["generate", "predict"])
-def test_an_out_in_a_folder_that_is_not_there_is_refused_or_made(ask: Callable, verb: str, tiny_gpt2: Path, classifier: Path, tmp_path: Path) -> None:
+def test_an_out_in_a_folder_that_is_not_there_is_refused_or_made(
+    ask: Callable, verb: str, tiny_gpt2: Path, classifier: Path, tmp_path: Path
+) -> None:
     (tmp_path / "p.txt").write_text("a fine film\n")
     words = [tiny_gpt2, "--file", "p.txt"] if verb == "generate" else [classifier, "p.txt"]
     answer = ask(verb, *words, "--out", "new/answers.jsonl")

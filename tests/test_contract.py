@@ -100,7 +100,7 @@ def test_a_saved_folder_answers_by_itself(task: type, tiny_gpt2: Path, tiny_bert
     text = ROWS[task][0]["text"]
     if task.can_generate:
         assert model.generate(text, max_new_tokens=3).startswith(text)
-        with pytest.raises(NotImplementedError):
+        with pytest.raises(RecipeError, match="does not predict"):
             model.predict(text)
     else:
         assert isinstance(model.predict(text), dict)

@@ -116,7 +116,10 @@ def own(model: Any, tokenizer: Any, *prompts: str, **options: Any) -> list[str]:
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_text_is_what_model_generate_gives(lively: Any, tokenizer: Any, prompt: str) -> None:
-    assert generate(lively, tokenizer, prompt, max_new_tokens=30) == own(lively, tokenizer, prompt, max_new_tokens=30, do_sample=False)[0]
+    assert (
+        generate(lively, tokenizer, prompt, max_new_tokens=30)
+        == own(lively, tokenizer, prompt, max_new_tokens=30, do_sample=False)[0]
+    )
 
 
 def test_the_lively_model_answers_each_prompt_differently(lively: Any, tokenizer: Any) -> None:
@@ -132,7 +135,9 @@ def test_the_lively_model_answers_each_prompt_differently(lively: Any, tokenizer
         {"do_sample": True}, {"do_sample": True, "repetition_penalty": 1.5},
     ],
 )  # fmt: skip
-def test_sampled_text_is_what_model_generate_gives_under_the_same_seed(lively: Any, tokenizer: Any, options: dict) -> None:
+def test_sampled_text_is_what_model_generate_gives_under_the_same_seed(
+    lively: Any, tokenizer: Any, options: dict
+) -> None:
     said = generate(lively, tokenizer, "Once upon", max_new_tokens=20, seed=3, **options)
     torch.manual_seed(3)
     assert said == own(lively, tokenizer, "Once upon", max_new_tokens=20, **{**options, "do_sample": True})[0]
@@ -155,7 +160,14 @@ def test_beams_are_those_of_model_generate(lively: Any, tokenizer: Any, prompts:
     ],
 )  # fmt: skip
 def test_any_generation_option_of_transformers_works(lively: Any, tokenizer: Any, option: dict[str, Any]) -> None:
-    expected = own(lively, tokenizer, "Once upon", max_new_tokens=12, do_sample=False, **{**option, "return_dict_in_generate": False})
+    expected = own(
+        lively,
+        tokenizer,
+        "Once upon",
+        max_new_tokens=12,
+        do_sample=False,
+        **{**option, "return_dict_in_generate": False},
+    )
     assert generate(lively, tokenizer, "Once upon", max_new_tokens=12, **option) == expected[0]
 
 
@@ -180,7 +192,9 @@ def test_the_articles_call_in_python_gives_prompt_and_continuation_of_50_tokens(
 
 
 @pytest.mark.parametrize("prompt", ARTICLES)
-def test_the_articles_call_as_a_command_prints_the_same_text(tiny_gpt2: Path, prompt: str, capsys: pytest.CaptureFixture) -> None:
+def test_the_articles_call_as_a_command_prints_the_same_text(
+    tiny_gpt2: Path, prompt: str, capsys: pytest.CaptureFixture
+) -> None:
     from llmkit.cli import command, guard
 
     words = ["generate", str(tiny_gpt2), prompt, "--max-length", "50", "--num-return-sequences", "1"]
@@ -193,8 +207,13 @@ def test_the_articles_call_as_a_command_prints_the_same_text(tiny_gpt2: Path, pr
 # --- batches ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"max_new_tokens": 20}, {"max_new_tokens": 20, "num_beams": 2}, {"max_length": 40}, {"max_new_tokens": 60}])
-def test_prompts_of_different_lengths_say_together_what_each_says_alone(lively: Any, tokenizer: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"max_new_tokens": 20}, {"max_new_tokens": 20, "num_beams": 2}, {"max_length": 40}, {"max_new_tokens": 60}],
+)
+def test_prompts_of_different_lengths_say_together_what_each_says_alone(
+    lively: Any, tokenizer: Any, options: dict[str, Any]
+) -> None:
     alone = [generate(lively, tokenizer, p, **options) for p in PROMPTS]
     assert generate(lively, tokenizer, PROMPTS, **options) == alone
 
@@ -225,8 +244,12 @@ def test_no_prompt_and_an_empty_one_are_answered_too(lively: Any, tokenizer: Any
 
 
 def test_an_empty_prompt_goes_on_from_the_start_token(lively: Any, tokenizer: Any) -> None:
-    out = lively.generate(torch.tensor([[0]]), attention_mask=torch.ones(1, 1), max_new_tokens=9, do_sample=False, pad_token_id=0)
-    assert generate(lively, tokenizer, "", max_new_tokens=9) == tokenizer.decode(out[0], skip_special_tokens=True).rstrip(TORN)
+    out = lively.generate(
+        torch.tensor([[0]]), attention_mask=torch.ones(1, 1), max_new_tokens=9, do_sample=False, pad_token_id=0
+    )
+    assert generate(lively, tokenizer, "", max_new_tokens=9) == tokenizer.decode(
+        out[0], skip_special_tokens=True
+    ).rstrip(TORN)
 
 
 @pytest.mark.parametrize("prompt", PROMPTS[:2])
@@ -257,9 +280,18 @@ def test_the_continuation_alone_is_given_on_request(lively: Any, tokenizer: Any,
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.9, "seed": 5}, {"num_beams": 2}, {"stop": ["e", "狸"]}, {"num_return_sequences": 2, "seed": 1}]
+    "options",
+    [
+        {},
+        {"temperature": 0.9, "seed": 5},
+        {"num_beams": 2},
+        {"stop": ["e", "狸"]},
+        {"num_return_sequences": 2, "seed": 1},
+    ],
 )
-def test_the_pieces_of_a_stream_join_to_what_generate_gives(lively: Any, tokenizer: Any, options: dict[str, Any]) -> None:
+def test_the_pieces_of_a_stream_join_to_what_generate_gives(
+    lively: Any, tokenizer: Any, options: dict[str, Any]
+) -> None:
     rows = [""] * len(PROMPTS) * options.get("num_return_sequences", 1)
     for row, piece in stream(lively, tokenizer, PROMPTS, max_new_tokens=20, **options):
         assert piece
@@ -297,7 +329,9 @@ def test_a_continuation_keeps_the_space_that_stands_between_it_and_the_prompt() 
 def test_a_character_that_the_last_token_tears_is_left_out(letters: Any, length: int) -> None:
     text = "狐狸🦊"
     model = scripted(letters, letters("一" + text)["input_ids"])
-    assert generate(model, letters, "一", max_new_tokens=length, return_full_text=False) == text.encode()[:length].decode(errors="ignore")
+    assert generate(model, letters, "一", max_new_tokens=length, return_full_text=False) == text.encode()[
+        :length
+    ].decode(errors="ignore")
 
 
 @pytest.mark.parametrize("ending", ["at the limit", "at EOS"])
@@ -396,10 +430,14 @@ def test_the_checkpoints_own_end_tokens_end_a_row(letters: Any, ends: str | list
     assert generate(model, letters, "one") == ("one two " if "y" in ends else "one two y three ")
 
 
-@pytest.mark.parametrize("place", ["a time", "w", " there was a fox. A fox", "狐狸", "一只", ["fox", "time"], ["nowhere"], "", ["time", ""]])
+@pytest.mark.parametrize(
+    "place", ["a time", "w", " there was a fox. A fox", "狐狸", "一只", ["fox", "time"], ["nowhere"], "", ["time", ""]]
+)
 @pytest.mark.parametrize("of_bytes", [True, False])
 @pytest.mark.parametrize("beams", [1, 2])
-def test_a_text_is_cut_before_its_first_stop_string(letters: Any, tokenizer: Any, place: str | list[str], of_bytes: bool, beams: int) -> None:
+def test_a_text_is_cut_before_its_first_stop_string(
+    letters: Any, tokenizer: Any, place: str | list[str], of_bytes: bool, beams: int
+) -> None:
     it = letters if of_bytes else tokenizer
     prompt, text = "Once upon a time", " a time there was a fox. A fox, 从前有一只狐狸。"
     model = scripted(it, it(prompt)["input_ids"] + it(text)["input_ids"])
@@ -420,13 +458,17 @@ def test_a_text_is_cut_before_its_first_stop_string(letters: Any, tokenizer: Any
         ("a\n\nb", ["\n\n"], "a"),
     ],
 )  # fmt: skip
-def test_a_stop_string_that_comes_token_by_token_is_never_streamed(letters: Any, text: str, stop: list[str], expected: str) -> None:
+def test_a_stop_string_that_comes_token_by_token_is_never_streamed(
+    letters: Any, text: str, stop: list[str], expected: str
+) -> None:
     model = scripted(letters, letters(">" + text)["input_ids"])
     assert "".join(p for _, p in stream(model, letters, [">"], stop=stop)) == expected
 
 
 @pytest.mark.parametrize(("stop", "expected"), [(["o", "f"], "a "), (["x", "ox", "o"], "a f"), (["xy", "x"], "a fo")])
-def test_of_stop_strings_within_one_token_the_first_in_the_text_cuts(letters: Any, stop: list[str], expected: str) -> None:
+def test_of_stop_strings_within_one_token_the_first_in_the_text_cuts(
+    letters: Any, stop: list[str], expected: str
+) -> None:
     it = with_token(letters, b"fox")
     model = scripted(it, [*it(">a ")["input_ids"], len(it) - 1])
     assert generate(model, it, ">", stop=stop, return_full_text=False) == expected
@@ -459,7 +501,14 @@ def test_transformers_own_name_for_stop_strings_works_or_says_the_right_one(lett
 
 # --- sampling --------------------------------------------------------------------------------------------------------
 
-SWITCHES = [{"temperature": 1.5}, {"top_k": 40}, {"top_p": 0.99}, {"min_p": 0.001}, {"typical_p": 0.95}, {"do_sample": True}]
+SWITCHES = [
+    {"temperature": 1.5},
+    {"top_k": 40},
+    {"top_p": 0.99},
+    {"min_p": 0.001},
+    {"typical_p": 0.95},
+    {"do_sample": True},
+]
 
 
 @pytest.mark.parametrize("options", SWITCHES, ids=lambda o: next(iter(o)))
@@ -469,7 +518,9 @@ def test_a_sampling_option_switches_sampling_on(lively: Any, tokenizer: Any, opt
 
 
 @pytest.mark.parametrize("options", [*SWITCHES[:2], {"num_return_sequences": 3}], ids=lambda o: next(iter(o)))
-def test_the_same_seed_gives_the_same_text_and_another_seed_another(lively: Any, tokenizer: Any, options: dict[str, float]) -> None:
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(
+    lively: Any, tokenizer: Any, options: dict[str, float]
+) -> None:
     one, same, other = (generate(lively, tokenizer, PROMPTS, max_new_tokens=20, seed=s, **options) for s in (7, 7, 8))
     assert one == same != other
 
@@ -499,7 +550,9 @@ def test_temperature_0_is_greedy(lively: Any, tokenizer: Any, more: dict[str, An
 def sampler(lively: Any) -> Any:
     """A checkpoint that asks for sampling in its generation config, as many chat models do."""
     model = copy.deepcopy(lively)
-    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_k=20, top_p=0.95, eos_token_id=0, bos_token_id=0)
+    model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.6, top_k=20, top_p=0.95, eos_token_id=0, bos_token_id=0
+    )
     return model
 
 
@@ -515,7 +568,9 @@ def test_a_checkpoints_own_sampling_is_kept_until_told_otherwise(sampler: Any, l
 def test_generation_has_no_dropout_and_leaves_the_model_as_it_was(lively: Any, tokenizer: Any, training: bool) -> None:
     model = copy.deepcopy(lively).train(training)  # a GPT2Config has dropout 0.1
     settings = model.generation_config.to_dict()
-    assert generate(model, tokenizer, PROMPTS, max_new_tokens=10) == generate(lively, tokenizer, PROMPTS, max_new_tokens=10)
+    assert generate(model, tokenizer, PROMPTS, max_new_tokens=10) == generate(
+        lively, tokenizer, PROMPTS, max_new_tokens=10
+    )
     assert model.training is training and model.generation_config.to_dict() == settings
 
 
@@ -524,7 +579,10 @@ def test_generation_has_no_dropout_and_leaves_the_model_as_it_was(lively: Any, t
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_max_length_counts_the_prompt(lively: Any, tokenizer: Any, prompt: str) -> None:
-    assert generate(lively, tokenizer, prompt, max_length=33) == own(lively, tokenizer, prompt, max_length=33, do_sample=False)[0]
+    assert (
+        generate(lively, tokenizer, prompt, max_length=33)
+        == own(lively, tokenizer, prompt, max_length=33, do_sample=False)[0]
+    )
 
 
 def test_without_a_limit_there_are_50_new_tokens(letters: Any) -> None:
@@ -539,7 +597,9 @@ def test_a_checkpoints_own_max_new_tokens_is_kept(letters: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", ["the model's positions", "the tokenizer's model_max_length"])
-def test_a_wish_beyond_the_models_positions_is_cut_with_a_notice(letters: Any, limit: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_wish_beyond_the_models_positions_is_cut_with_a_notice(
+    letters: Any, limit: str, capsys: pytest.CaptureFixture
+) -> None:
     it, room = copy.copy(letters), 128
     if limit.startswith("the tokenizer"):
         it.model_max_length = room = 40
@@ -550,7 +610,9 @@ def test_a_wish_beyond_the_models_positions_is_cut_with_a_notice(letters: Any, l
 
 
 @pytest.mark.parametrize("options", [{"max_new_tokens": 60}, {"max_length": 64}])
-def test_a_wish_that_just_fits_is_given_without_a_notice(letters: Any, options: dict[str, int], capsys: pytest.CaptureFixture) -> None:
+def test_a_wish_that_just_fits_is_given_without_a_notice(
+    letters: Any, options: dict[str, int], capsys: pytest.CaptureFixture
+) -> None:
     it = copy.copy(letters)
     it.model_max_length = 64
     assert generate(scripted(it, it("a" * 200)["input_ids"]), it, "aaaa", **options) == "a" * 64
@@ -574,9 +636,17 @@ def test_a_prompt_with_room_for_one_token_gets_it(letters: Any) -> None:
 
 @pytest.mark.parametrize(
     ("option", "near"),
-    [("temprature", "temperature"), ("max_tokens", "max_new_tokens"), ("num_return_sequence", "num_return_sequences"), ("topk", "top_k"), ("beams", "num_beams")],
+    [
+        ("temprature", "temperature"),
+        ("max_tokens", "max_new_tokens"),
+        ("num_return_sequence", "num_return_sequences"),
+        ("topk", "top_k"),
+        ("beams", "num_beams"),
+    ],
 )
-def test_an_unknown_option_is_refused_with_the_nearest_name(lively: Any, tokenizer: Any, option: str, near: str) -> None:
+def test_an_unknown_option_is_refused_with_the_nearest_name(
+    lively: Any, tokenizer: Any, option: str, near: str
+) -> None:
     with pytest.raises(RecipeError) as refused:
         generate(lively, tokenizer, "Once", **{option: 1})
     (line,) = refused.value.faults
@@ -598,7 +668,9 @@ def test_every_unknown_option_is_named_at_once(lively: Any, tokenizer: Any) -> N
     ],
     ids=str,
 )  # fmt: skip
-def test_a_value_that_cannot_be_is_refused_in_one_line_that_names_it(lively: Any, tokenizer: Any, options: dict[str, Any]) -> None:
+def test_a_value_that_cannot_be_is_refused_in_one_line_that_names_it(
+    lively: Any, tokenizer: Any, options: dict[str, Any]
+) -> None:
     with pytest.raises(RecipeError) as refused:
         generate(lively, tokenizer, "Once upon a time", **options)
     (line,) = refused.value.faults
@@ -612,7 +684,9 @@ ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 def answer_to(model: Any, tokenizer: Any, messages: list[dict[str, str]]) -> str:
     """The model's own answer after the template, without what it answers to."""
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)["input_ids"]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)[
+        "input_ids"
+    ]
     out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False, pad_token_id=0)
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).rstrip(TORN)
 
@@ -652,7 +726,9 @@ def test_the_full_text_of_a_turn_is_the_question_as_typed_and_the_answer(roomy: 
 
 
 @pytest.mark.parametrize(("prompt", "chat"), [("Who?", True), (ASKED, None), (ASKED, False)])
-def test_a_conversation_without_a_template_is_refused_in_one_line(lively: Any, tokenizer: Any, prompt: Any, chat: bool | None) -> None:
+def test_a_conversation_without_a_template_is_refused_in_one_line(
+    lively: Any, tokenizer: Any, prompt: Any, chat: bool | None
+) -> None:
     with pytest.raises(RecipeError) as refused:
         generate(lively, tokenizer, prompt, chat=chat)
     assert len(refused.value.faults) == 1 and "chat template" in refused.value.faults[0]
@@ -670,7 +746,10 @@ QUIET = {
     "a long prompt, refused": {"prompt": "山" * 100},
     "an empty prompt": {"prompt": ""},
     "a batch": {"prompt": ["Once", "The quick brown fox"]},
-    "a checkpoint that samples, greedy": {"temperature": 0, "own": {"do_sample": True, "temperature": 0.6, "top_k": 20}},
+    "a checkpoint that samples, greedy": {
+        "temperature": 0,
+        "own": {"do_sample": True, "temperature": 0.6, "top_k": 20},
+    },
     "a checkpoint with a max_length": {"own": {"max_length": 20}},
 }
 LISTEN = """

@@ -227,7 +227,7 @@ def test_two_processes_that_became_one_each_are_refused(tmp_path: Path) -> None:
 
 
 def test_every_document_ends_with_a_trained_eos(causal_recipe) -> None:
-    trainer = build_trainer(causal_recipe(packing=False))
+    trainer = build_trainer(causal_recipe(packing=False, max_length=64))
     eos = trainer.processing_class.eos_token_id
     batch = next(iter(trainer.get_train_dataloader()))
     assert (batch["labels"] == eos).sum() == len(batch["labels"])

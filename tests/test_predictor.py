@@ -25,7 +25,14 @@ import llmkit
 from llmkit.errors import RecipeError
 
 LABELS = {0: "bad", 1: "good", 2: "没意见"}
-REVIEWS = ["a fine film", "dull", "太好看了，推荐", "the plot makes no sense at all, and the actors know it", "", "warm, funny and wise"]
+REVIEWS = [
+    "a fine film",
+    "dull",
+    "太好看了，推荐",
+    "the plot makes no sense at all, and the actors know it",
+    "",
+    "warm, funny and wise",
+]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -65,7 +72,9 @@ def saved(model: Any, tokenizer: Any, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(("fixture", "task", "cls"), [("tiny_gpt2", "causal-lm", GPT2LMHeadModel), ("tiny_bert", "masked-lm", BertForMaskedLM), ("classifier_folder", "text-classification", BertForSequenceClassification)])  # fmt: skip
-def test_a_plain_folder_tells_its_task_and_gives_transformers_own_objects(fixture: str, task: str, cls: type, request: pytest.FixtureRequest) -> None:
+def test_a_plain_folder_tells_its_task_and_gives_transformers_own_objects(
+    fixture: str, task: str, cls: type, request: pytest.FixtureRequest
+) -> None:
     folder = request.getfixturevalue(fixture)
     assert not (folder / "recipe.yaml").exists()
     model = llmkit.load(str(folder))
@@ -88,15 +97,21 @@ def test_a_bundled_bert_fills_masks_by_its_name() -> None:
 
 
 @pytest.mark.parametrize(("name", "as_path"), [("tiny_gpt2", True), ("tiny_gpt2", False)])
-def test_a_folder_is_given_as_a_path_or_as_text(name: str, as_path: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_given_as_a_path_or_as_text(
+    name: str, as_path: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder: Path = request.getfixturevalue(name)
     monkeypatch.chdir(folder.parent)
     model = llmkit.load(folder if as_path else f"./{folder.name}")  # type: ignore[arg-type]
     assert isinstance(model.model, PreTrainedModel)
 
 
-@pytest.mark.parametrize(("asked", "expected"), [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_weights_are_float32_on_a_cpu_unless_told_otherwise(tiny_gpt2: Path, tmp_path: Path, asked: str, expected: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("auto", torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_weights_are_float32_on_a_cpu_unless_told_otherwise(
+    tiny_gpt2: Path, tmp_path: Path, asked: str, expected: torch.dtype
+) -> None:
     half = GPT2LMHeadModel.from_pretrained(tiny_gpt2, dtype=torch.bfloat16)
     folder = saved(half, AutoTokenizer.from_pretrained(tiny_gpt2), tmp_path)
     assert llmkit.load(str(folder), dtype=asked, device="cpu").model.dtype == expected
@@ -154,7 +169,9 @@ def test_a_text_longer_than_the_model_is_cut_to_what_it_takes(classifier: Any, m
         expected = classifier.model(**ids).logits[0].softmax(-1)
     short, long = classifier.predict(["dull", more * 200])
     assert short["score"] == pytest.approx(classifier.predict("dull")["score"], abs=1e-5)
-    assert long["label"] == LABELS[int(expected.argmax())] and long["score"] == pytest.approx(float(expected.max()), abs=1e-5)
+    assert long["label"] == LABELS[int(expected.argmax())] and long["score"] == pytest.approx(
+        float(expected.max()), abs=1e-5
+    )
 
 
 # --- masks -----------------------------------------------------------------------------------------------------------
@@ -173,8 +190,12 @@ def test_each_mask_gets_the_five_likeliest_tokens(filler: Any, text: str) -> Non
     best = logits[ids["input_ids"][0] == filler.tokenizer.mask_token_id].softmax(-1).topk(5)
     fills = filler.predict(text)["fills"]
     assert len(fills) == text.count("[MASK]")
-    assert [[f["score"] for f in place] for place in fills] == [pytest.approx(p, abs=1e-5) for p in best.values.tolist()]
-    assert [[f["token"] for f in place] for place in fills] == [[filler.tokenizer.decode([i]).strip() for i in p] for p in best.indices.tolist()]
+    assert [[f["score"] for f in place] for place in fills] == [
+        pytest.approx(p, abs=1e-5) for p in best.values.tolist()
+    ]
+    assert [[f["token"] for f in place] for place in fills] == [
+        [filler.tokenizer.decode([i]).strip() for i in p] for p in best.indices.tolist()
+    ]
 
 
 def test_a_list_of_masked_texts_is_answered_in_order(filler: Any) -> None:
@@ -215,7 +236,9 @@ def refusal(work: Callable[[], Any]) -> str:
 
 @pytest.mark.parametrize("how", ["generate", "stream"])
 @pytest.mark.parametrize("fixture", ["filler", "classifier"])
-def test_a_model_that_does_not_generate_says_so_in_one_line(fixture: str, how: str, request: pytest.FixtureRequest) -> None:
+def test_a_model_that_does_not_generate_says_so_in_one_line(
+    fixture: str, how: str, request: pytest.FixtureRequest
+) -> None:
     model = request.getfixturevalue(fixture)
     line = refusal(lambda: getattr(model, how)("Once upon a time"))
     assert model.task.name in line and "predict" in line
@@ -227,7 +250,9 @@ def test_a_model_that_does_not_predict_says_so_in_one_line(tiny_gpt2: Path) -> N
 
 
 def test_a_model_without_a_head_is_refused_with_the_tasks_there_are(tiny_bert: Path, tmp_path: Path) -> None:
-    bare = BertModel(BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    bare = BertModel(
+        BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    )
     line = refusal(lambda: llmkit.load(str(saved(bare, AutoTokenizer.from_pretrained(tiny_bert), tmp_path))))
     assert "BertModel" in line and "text-classification" in line
 
@@ -242,7 +267,9 @@ def test_a_folder_that_lacks_a_file_is_refused_in_one_line(tiny_gpt2: Path, tmp_
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\x89PNG"])
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
-def test_a_folder_with_a_broken_file_is_refused_in_one_line(tiny_gpt2: Path, tmp_path: Path, file: str, content: bytes) -> None:
+def test_a_folder_with_a_broken_file_is_refused_in_one_line(
+    tiny_gpt2: Path, tmp_path: Path, file: str, content: bytes
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_gpt2, folder)
     (folder / file).write_bytes(content)

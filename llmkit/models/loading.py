@@ -176,6 +176,8 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
 
 def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> tuple[Any, list[str]]:
     """The model, and the names of the parameters that its checkpoint did not hold."""
+    from safetensors import SafetensorError
+
     folder, adapter = path, None
     if (path / "adapter_config.json").exists():
         adapter, folder = path, hub.find_model(base_of(path))
@@ -188,7 +190,7 @@ def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> tuple[Any, li
         model, loading = auto.from_pretrained(
             str(folder.parent if folder.is_file() else folder), output_loading_info=True, **options
         )
-    except (OSError, ValueError, ImportError) as e:
+    except (OSError, ValueError, ImportError, SafetensorError) as e:
         raise RecipeError(f"model {str(path)!r}: cannot be loaded ({str(e).splitlines()[0]})") from None
     if folder.suffix == ".gguf":
         _as_plain_weights(model, folder)

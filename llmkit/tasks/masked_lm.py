@@ -112,9 +112,16 @@ class MaskedLM(Task):
         """Fill each text's mask tokens: the best five for every one, with their probabilities."""
         import torch
 
+        from llmkit.models.loading import positions
+
         mask, answers = tokenizer.mask_token, []
         for text in inputs:
-            encoded = tokenizer(text.replace("[MASK]", mask), return_tensors="pt", truncation=True).to(model.device)
+            encoded = tokenizer(
+                text.replace("[MASK]", mask),
+                return_tensors="pt",
+                truncation=True,
+                max_length=positions(model.config, tokenizer),
+            ).to(model.device)
             with torch.no_grad():
                 logits = model(**encoded).logits[0]
             places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()

@@ -125,7 +125,15 @@ class TextClassification(Task):
         """`{"label", "score"}` of each text: the likeliest label and its probability."""
         import torch
 
-        encoded = tokenizer(list(inputs), truncation=True, padding=True, return_tensors="pt").to(model.device)
+        from llmkit.models.loading import positions
+
+        encoded = tokenizer(
+            list(inputs),
+            truncation=True,
+            max_length=positions(model.config, tokenizer),
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
         with torch.no_grad():
             best = model(**encoded).logits.float().softmax(-1).max(-1)
         names = model.config.id2label
@@ -134,7 +142,7 @@ class TextClassification(Task):
         ]
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
-        return f"{answer['label']}\t{answer['score']:.4f}\t{given}"
+        return f"{answer['label']}\t{answer['score']:.4f}\t{' '.join(given.split())}"
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         return (

@@ -44,7 +44,14 @@ def gpt2_repository(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -
         weights[f"h.{layer}.attn.bias"] = torch.ones(64, 64).tril()[None, None]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "onnx").mkdir()
-    for name in ("pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "64.tflite", "onnx/model.onnx"):
+    for name in (
+        "pytorch_model.bin",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "rust_model.ot",
+        "64.tflite",
+        "onnx/model.onnx",
+    ):
         (folder / name).write_bytes(b"no format of ours" * 100)
     (folder / "onnx" / "config.json").write_text("{}")
     (folder / "README.md").write_text("# GPT-2")
@@ -68,7 +75,9 @@ def bert_repository(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def repositories(gpt2_repository: Path, bert_repository: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def repositories(
+    gpt2_repository: Path, bert_repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     old = tmp_path_factory.mktemp("repository") / "old"
     shutil.copytree(gpt2_repository, old, ignore=shutil.ignore_patterns("*.safetensors", "onnx"))
     return {"gpt2": gpt2_repository, "bert-base-uncased": bert_repository, "someone/only-bin": old}
@@ -82,7 +91,9 @@ def hub(repositories: dict[str, Path]) -> Iterator[LocalHub]:
 
 def environment(home: Path, url: str, **more: str) -> dict[str, str]:
     """This process's, but for the hub: `url`, with a cache of its own and no proxy. One thread is enough for tiny models."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")}
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and not k.lower().endswith("_proxy")
+    }
     return {**kept, "HF_ENDPOINT": url, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **more}
 
 
@@ -94,7 +105,13 @@ def llmkit_generate(words: list[str], cwd: Path, env: dict[str, str]) -> subproc
 def ask_all(questions: list[list[str]], cwd: Path, env: dict[str, str]) -> list[dict[str, Any]]:
     """Several commands answered by one process, each with its exit status, stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", ASK], input=json.dumps(questions), cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", ASK],
+        input=json.dumps(questions),
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -139,7 +156,11 @@ def test_safetensors_and_the_tokenizer_alone_are_fetched(fetched: dict[str, Any]
 @pytest.fixture(scope="module")
 def asked_online(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("online")
-    rows = [{"text": f"{word} film number {i}", "label": label} for i in range(12) for word, label in (("good", "yes"), ("bad", "no"))]
+    rows = [
+        {"text": f"{word} film number {i}", "label": label}
+        for i in range(12)
+        for word, label in (("good", "yes"), ("bad", "no"))
+    ]
     (folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, rows)))
     train = ["train", "finetune_bert", "--model", "bert-base-uncased", "--training.max_steps", "2", "--data", "reviews.jsonl",
              "--data.max_length", "32", "--output", "run", "--run.references", "false"]  # fmt: skip
@@ -148,7 +169,16 @@ def asked_online(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dic
         "without safetensors": ["generate", "someone/only-bin", "Once"],
         "mistyped": ["generate", "gtp2", "Once"],
         "mistyped, with an owner": ["predict", "someone/nothing", "a film"],
-        "mistyped, to train": ["train", "finetune_bert", "--model", "bert-base-uncasd", "--data", "reviews.jsonl", "--output", "no"],
+        "mistyped, to train": [
+            "train",
+            "finetune_bert",
+            "--model",
+            "bert-base-uncasd",
+            "--data",
+            "reviews.jsonl",
+            "--output",
+            "no",
+        ],
         "no name at all": ["generate", "Once upon a time", "gpt2"],
     }
     answers = ask_all(list(questions.values()), folder, environment(folder / "home", hub.url))
@@ -186,7 +216,9 @@ def test_training_starts_from_the_hubs_weights(asked_online: dict[str, Any], tin
         ("no name at all", ["'Once upon a time'", "folder", "HF_ENDPOINT", "tiny-gpt2"]),
     ],
 )
-def test_what_the_hub_does_not_have_is_one_line_and_status_2(asked_online: dict[str, Any], question: str, words: list[str]) -> None:
+def test_what_the_hub_does_not_have_is_one_line_and_status_2(
+    asked_online: dict[str, Any], question: str, words: list[str]
+) -> None:
     one_line(asked_online[question], words)
 
 
@@ -218,7 +250,9 @@ def asked_unplugged(fetched: dict[str, Any], tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("name", ["gpt3", "openai-community/gpt2", "tiny-gpt"])
-def test_offline_an_unknown_name_is_told_folder_mirror_and_bundled_model(asked_offline: dict[str, Any], name: str) -> None:
+def test_offline_an_unknown_name_is_told_folder_mirror_and_bundled_model(
+    asked_offline: dict[str, Any], name: str
+) -> None:
     one_line(asked_offline[name], [repr(name), "folder", "HF_ENDPOINT", "mirror", "tiny-gpt2"])
 
 
@@ -234,5 +268,7 @@ def test_a_mirror_that_the_proxy_is_not_for_is_reached(hub: LocalHub, tmp_path: 
     """A proxy is set, as in many a company, and NO_PROXY names the mirror: the proxy (here: nobody) is none of its way."""
     env = environment(tmp_path / "home", hub.url, https_proxy="http://127.0.0.1:9", NO_PROXY="127.0.0.1,localhost")
     code = "from llmkit.models import hub; print((hub.find_model('gpt2') / 'config.json').exists())"
-    done = subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
     assert done.stdout == "True\n", done.stderr.splitlines()[-1:]
