@@ -38,7 +38,7 @@ def generate(args: Namespace) -> None:
     if args.out and not args.file:
         raise RecipeError("llmkit generate: --out goes with --file; a single answer is on stdout")
     console.hush()
-    if args.file and not Path(args.file).is_file():
+    if args.file and args.file != "-" and not Path(args.file).is_file():
         raise RecipeError(f"--file {args.file}: no such file")
     prompts = read_texts([args.file], ("prompt", "text", "question")) if args.file else []  # before the model is loaded
     from llmkit.predictor import load

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 
 from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
@@ -23,6 +25,8 @@ def find_task(name: str) -> type[Task]:
         if name.replace("_", "-") not in known:
             raise RecipeError(f"task {name!r}: no such task; {suggest(name, known)}, or pkg.module:MyTask")
         return known[name.replace("_", "-")]
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as python -m would: a module beside the recipe
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as e:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from llmkit.console import say
+from llmkit.console import plural, say
 from llmkit.errors import RecipeError
 from llmkit.training import hardware
 
@@ -55,6 +55,7 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
         "logging_steps": 0.02,
         "logging_nan_inf_filter": False,
         "log_level": "error",
+        "log_level_replica": "error",
         "disable_tqdm": True,  # llmkit's own table
         "remove_unused_columns": False,  # the task's collate decides what the model sees
         "ddp_find_unused_parameters": False,
@@ -78,7 +79,7 @@ def announce(recipe: Recipe, args: TrainingArguments) -> None:
     own = recipe.training.get("bf16")
     precision = f"bf16 {'on' if args.bf16 else 'off'}: " + ("as asked" if own is not None else machine.bf16_reason)
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    say(f"device {machine.device}{processes}; {precision}; {machine.threads} threads", "decided")
+    say(f"device {machine.device}{processes}; {precision}; {plural(machine.threads, 'thread')}", "decided")
     if args.world_size > 1:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         say(f"batch of {batch * args.world_size} = {batch} on each of {args.world_size} processes", "decided")

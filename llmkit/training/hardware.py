@@ -6,7 +6,7 @@ import ctypes
 import functools
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmkit.console import say
@@ -62,12 +62,13 @@ def set_up() -> Hardware:
     import torch
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if "OMP_NUM_THREADS" not in os.environ and local > 1:
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
+    if launched or ("OMP_NUM_THREADS" not in os.environ and local > 1):  # `accelerate launch` leaves one thread of all
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     hardware = decide()
     if hardware.device == "cpu" and platform.libc_ver()[0] == "glibc":
         _keep_freed_memory()
-    return hardware
+    return replace(hardware, threads=torch.get_num_threads())
 
 
 @functools.cache
