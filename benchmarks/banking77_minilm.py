@@ -34,10 +34,10 @@ import numpy as np
 PLAIN = Path(__file__).parent / "parity" / "text_classification_plain.py"
 MAX_LENGTH = 64
 SETTINGS = {
-    "num_train_epochs": 10,
+    "num_train_epochs": 6,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 32,
-    "learning_rate": 2e-4,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "linear",
     "warmup_steps": 0.1,
     "weight_decay": 0.01,
