@@ -42,7 +42,9 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
     best = str(given.get("eval_strategy", "epoch"))
     return {
         "use_cpu": machine.device == "cpu",  # without it two CPU processes would both become rank 0
-        "bf16": machine.bf16 and not given.get("fp16"),
+        "bf16": machine.bf16
+        and not given.get("fp16")
+        and not (machine.device == "cpu" and given.get("use_cpu") is False),
         "eval_strategy": "epoch",
         "save_strategy": best,
         **({"save_steps": given["eval_steps"]} if "eval_steps" in given and best == "steps" else {}),
