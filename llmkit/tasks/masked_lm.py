@@ -149,5 +149,5 @@ class MaskedLM(Task):
         return (
             "from transformers import pipeline\n\n"
             f"fill = pipeline('fill-mask', {folder!r})\n"
-            f"print(fill({words!r} + fill.tokenizer.mask_token)[0]['token_str'])"
+            f"print(fill({words!r} + fill.tokenizer.mask_token)[0])"
         )
