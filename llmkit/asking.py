@@ -9,13 +9,14 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llmkit import console
 from llmkit.console import plural, say
 from llmkit.errors import RecipeError
+from llmkit.task import Task
 
 OPTIONS = (
     "max_new_tokens",
@@ -155,9 +156,9 @@ def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = 
 
     if words == ["-"]:
         return [line for line in sys.stdin.read().splitlines() if line.strip()]
-    path = Path(words[0])
-    if len(words) > 1 or not (path.is_file() or path.suffix in sources.READERS):
+    if not _is_file(words):
         return words
+    path = Path(words[0])
     rows = list(sources.find(words[0], "test", document="line")[0].rows())
     whys = [
         (w, str(r) if isinstance(r, ValueError) else f"{type(r).__name__}, not a row of columns")
@@ -182,29 +183,67 @@ def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = 
 def predict(args: Namespace) -> None:
     """`llmkit predict`: one answer a line, in order."""
     console.hush()
-    from llmkit.predictor import load
+    from llmkit.models import hub
+    from llmkit.predictor import load, task_of
 
-    texts = read_texts(args.input, ("text", "sentence", "review", "content", "body"), args.column)
+    task = task_of(hub.find_model(args.model))
+    if type(task).predict is Task.predict:
+        raise RecipeError(f"a {task.name} model does not predict; ask it with llmkit generate")
+    inputs = read_inputs(args.input, task, args.column)
     model = load(args.model)
     out = _open_out(args.out, "w")
     try:
-        for text, answer in zip(texts, _answers(model, texts, args.batch_size), strict=True):
+        for given, answer in zip(inputs, model.predict_iter(inputs, args.batch_size), strict=True):
+            asked = {task.asks[0]: given} if isinstance(given, str) else given
             as_json = args.json or args.out
-            out.write(
-                (json.dumps({"text": text, **answer}, ensure_ascii=False) if as_json else model.task.show(answer, text))
-                + "\n"
-            )
+            line = json.dumps({**asked, **answer}, ensure_ascii=False) if as_json else task.show(answer, given)
+            out.write(line + "\n")
     finally:
         if args.out:
             out.close()
     if args.out:
-        say(f"{plural(len(texts), 'answer')} in {args.out}")
+        say(f"{plural(len(inputs), 'answer')} in {args.out}")
 
 
-def _answers(model: Any, texts: list[str], batch_size: int) -> Iterator[dict[str, Any]]:
-    if type(model.task).predict is type(model.task).__mro__[1].predict:
-        raise RecipeError(f"a {model.task.name} model does not predict; ask it with llmkit generate")
-    return model.predict_iter(texts, batch_size)
+def read_inputs(words: list[str], task: Task, column: str | None = None) -> list[Any]:
+    """What `task.predict` is asked, typed, piped (-) or in a file: texts, or mappings of the columns that the task asks
+    for, each typed as a JSON object."""
+    from llmkit.data import sources
+
+    if len(task.asks) == 1:
+        (asked,) = task.asks
+        return read_texts(words, (asked, *task.columns[asked]), column)
+    lines = read_texts(words, (), column) if not _is_file(words) else []
+    rows = list(sources.find(words[0], "test")[0].rows()) if not lines else []
+    rows += [(f"input {i}", _json_object(line)) for i, line in enumerate(lines, 1)]
+    found, faults = [], []
+    for where, row in rows:
+        try:
+            if not isinstance(row, Mapping):
+                raise ValueError(str(row) if isinstance(row, ValueError) else "not a JSON object")
+            there = {c: next((row[n] for n in (c, *task.columns[c]) if n in row), None) for c in task.asks}
+            if missing := [c for c, value in there.items() if value is None]:
+                raise ValueError(f"no {' and no '.join(missing)}; {task.name} asks for {', '.join(task.asks)}")
+            found.append(there)
+        except ValueError as e:
+            faults.append(f"{where}: {e}")
+    if faults:
+        example = json.dumps(dict.fromkeys(task.asks, "…"), ensure_ascii=False)
+        raise RecipeError(*faults[:5], f"give a file with these columns, or type a JSON object: '{example}'")
+    return found
+
+
+def _json_object(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        return ValueError(f"{line[:40]!r} is no JSON object")
+
+
+def _is_file(words: list[str]) -> bool:
+    from llmkit.data.sources import READERS
+
+    return len(words) == 1 and (Path(words[0]).is_file() or Path(words[0]).suffix in READERS)
 
 
 def evaluate(args: Namespace) -> None:

@@ -80,6 +80,7 @@ def _prepared(recipe: Recipe) -> Prepared:
     task = recipe.task.fit(loaded.rows["train"])
     raise_faults([fault for part, rows in loaded.rows.items() for fault in task.check_rows(rows, part)])
     recipe = replace(recipe, task=task)
+    arguments.choose_best_by(args, recipe)
     tokenizer = tokenizers.get_tokenizer(recipe.model, task, loaded.rows["train"])
     task.ready_tokenizer(tokenizer)
     max_length = preflight.row_length(recipe, tokenizer)
@@ -109,6 +110,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     console.hush()
     from transformers import EarlyStoppingCallback, set_seed
 
+    from llmkit.data import annotation
     from llmkit.models import loading
     from llmkit.training import callbacks
     from llmkit.training.trainer import Trainer
@@ -118,6 +120,8 @@ def build_trainer(recipe: Recipe) -> Trainer:
     set_seed(args.seed)  # new weights are the seed's, whatever was drawn before
     model = loading.load(recipe.model, task, prepared.tokenizer)
     features, layout = _lay_out(prepared, model)
+    size = args.per_device_eval_batch_size
+    features = annotation.annotate(task, features, model, prepared.tokenizer, layout, size, args.device)
     patience = recipe.run.patience if args.load_best_model_at_end else None
     extra = [EarlyStoppingCallback(patience)] if patience else []
     trainer = Trainer(task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra)

@@ -2,11 +2,12 @@
 
 A task is a frozen dataclass. Its fields are its knobs (and what `fit` learned); its methods are asked in this order:
 
-    rows ──read_row──► fit ──► encode ──► (pack) ──► collate ──► loss / predict_step ──► score
-                                                                └─ predict: raw inputs to answers, from a saved folder
+    rows ──read_row──► fit ──► encode ──► (pack) ──► (annotate) ──► collate ──► loss / predict_step ──► per_example ──► score
+                                                                              └─ predict: raw inputs to answers, from a saved folder
 
-Only `encode`, `collate`, `loss`, `weight`, `predict_step`, `score` and `predict` need be written. Nothing here imports
-torch, so that a command line can name tasks without it; tokenizers and models are passed in and never kept.
+Only `encode`, `collate`, `loss`, `weight`, `predict_step`, `per_example`, `score` and `predict` need be written. Nothing
+here imports torch, so that a command line can name tasks without it; tokenizers and models are passed in and never kept.
+What is a class variable here may be a property of a task whose `fit` decides it (the metrics of a regression, say).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
@@ -59,6 +61,14 @@ class Task:
     """Whether several documents share one row of features unless `data.packing` says otherwise."""
     whole_documents: ClassVar[bool] = False
     """Whether a .txt file is a document to this task (a language model's view)."""
+    document: ClassVar[str | None] = None
+    """A column whose equal values stay on one side of a split (the context that several questions share)."""
+    asks: ClassVar[tuple[str, ...]] = ("text",)
+    """The columns that a question to `predict` consists of; of one column, an input is its text alone."""
+    row_alone: ClassVar[bool] = True
+    """Whether what a row costs is its own affair; not where the batch gives the negatives."""
+    annotations: ClassVar[tuple[str, ...]] = ()
+    """Columns of features that `annotate` adds, once, from the model as it is before training."""
     tokenizer_style: ClassVar[str] = "bert"
     """Special tokens of a tokenizer that is trained for the task: bert or gpt2."""
     can_generate: ClassVar[bool] = False
@@ -69,8 +79,9 @@ class Task:
         """llmkit's own name for it, or `module:Class` for a task from elsewhere."""
         return cls.name if cls.__module__.startswith("llmkit.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
 
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The raw row as this task keeps it: `columns`, of one type each. Raises ValueError that says what is wrong."""
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
+        """The raw row as this task keeps it: `columns`, of one type each; a list where a raw row holds several (the
+        questions of an article). Raises ValueError that says what is wrong."""
         return {column: read_text(row, column) for column in self.columns}
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
@@ -103,6 +114,10 @@ class Task:
         number may differ from the rows'. `truncated` (bool), if given, is counted and dropped."""
         raise NotImplementedError
 
+    def annotate(self, model: PreTrainedModel, batch: Batch) -> dict[str, list[Any]]:
+        """`annotations` of a batch's rows. Runs without gradients, once; kept on disk under a key of the weights."""
+        raise NotImplementedError
+
     def collate(self, features: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, layout: str) -> Batch:
         """A batch of tensors from features, which carry `row` and `epoch` (the only randomness a batch may have
         comes from these). `layout` says how packed documents are kept apart, see `data.collation`."""
@@ -117,12 +132,24 @@ class Task:
         raise NotImplementedError
 
     def predict_step(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-        """What `score` needs of each row, as small as can be: (rows, …). Runs without gradients."""
+        """What `per_example` needs of each row, as small as can be: (rows, …), padded with -100 where widths differ.
+        Runs without gradients."""
         raise NotImplementedError
 
-    def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
-        """Metrics from every row's `predict_step`, in the order of `features`; `rows` are the raw ones."""
+    def per_example(
+        self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
+    ) -> np.ndarray:
+        """The few numbers of each example that `score` is made of (its answer and the truth, or its counts): (examples,
+        numbers), from every row's `predict_step` in the order of `features`; `rows` are the raw ones."""
         raise NotImplementedError
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
+        """Metrics of any choice of examples: of all, and of each bootstrap sample."""
+        raise NotImplementedError
+
+    def details(self, examples: np.ndarray) -> dict[str, Any]:
+        """What stands beside the metrics in metrics.json (a report by class), as JSON."""
+        return {}
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
@@ -133,6 +160,9 @@ class Task:
     ) -> list[dict[str, Any]]:
         """Answers for raw inputs, in order."""
         raise RecipeError(f"a {self.name} model does not predict; ask it with generate")
+
+    def finish(self, folder: Path) -> None:
+        """Add to the saved folder what other libraries look for in it."""
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         """An answer as one line for people."""

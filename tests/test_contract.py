@@ -3,6 +3,7 @@ answers; and so does a stranger's task, given as an instance or an import path."
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,18 @@ def test_the_loss_is_a_sum_that_weight_divides(trainer: Any) -> None:
     assert int(task.weight(whole)) == int(task.weight(first)) + int(task.weight(second)) > 0
 
 
-def test_outputs_are_a_small_row_each(trainer: Any) -> None:
-    outputs = trainer.outputs("validation")
-    assert len(outputs) == len(trainer.features["validation"])
-    assert outputs[0].size <= 16
+def test_an_example_is_a_few_numbers(trainer: Any) -> None:
+    examples = trainer.per_example("validation")
+    assert examples.ndim == 2 and len(examples) in (
+        len(trainer.features["validation"]),
+        len(trainer.rows["validation"]),
+    )
 
 
 def test_scores_are_the_metrics_it_names(trainer: Any) -> None:
-    scores = trainer.task.score(
-        trainer.outputs("validation"), trainer.features["validation"], trainer.rows["validation"]
-    )
+    examples = trainer.per_example("validation")
+    scores = trainer.task.score(examples)
+    json.dumps(trainer.task.details(examples))
     assert set(scores) == set(trainer.task.metrics)
     assert trainer.task.primary in scores
 

@@ -95,7 +95,8 @@ def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list
             bad.append(f"{where}: {type(row).__name__}, not a mapping of columns")
         else:
             try:
-                yield task.read_row({column: row.get(name) for column, name in names.items()})
+                found = task.read_row({column: row.get(name) for column, name in names.items()})
+                yield from found if isinstance(found, list) else [found]
             except ValueError as e:
                 bad.append(f"{where}: {e}")
 

@@ -20,6 +20,11 @@ def row_hashes(rows: Dataset, seed: int = 0) -> list[bytes]:
     return [hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=12, key=key).digest() for row in rows]
 
 
+def _documents(rows: Dataset, seed: int, task: Task) -> list[bytes]:
+    """A digest of the document that each row belongs to."""
+    return row_hashes(rows.select_columns(task.document) if task.document else rows, seed)
+
+
 def split_off(pieces: list[Dataset], fraction: float, seed: int, task: Task) -> tuple[list[Dataset], Dataset]:
     """`(the rest of each piece, about fraction of all documents)`: a document that stands in several pieces is held
     out of all. A lone document is cut near its end instead. Raises RecipeError."""
@@ -30,7 +35,7 @@ def split_off(pieces: list[Dataset], fraction: float, seed: int, task: Task) -> 
     if sum(map(len, pieces)) == 1 and task.whole_documents and pieces[0][0].get("text"):
         kept, held = _cut(pieces[0], fraction)
         return [kept], held
-    hashes = [row_hashes(rows, seed) for rows in pieces]
+    hashes = [_documents(rows, seed, task) for rows in pieces]
     distinct = sorted({h for piece in hashes for h in piece})
     chosen = set(distinct[: max(1, round(fraction * len(distinct)))])
     if len(chosen) == len(distinct):

@@ -46,12 +46,11 @@ def measure(
             log_level="error",
         )
         trainer = Trainer(task, loaded.model, args, loaded.tokenizer, features, {"test": rows}, layout="padded")
-        outputs = trainer.outputs("test")
-    metrics = task.score(outputs, features["test"], rows)
-    spread = intervals(task, outputs, features["test"], rows)
+        examples = trainer.per_example("test")
     return {
         "task": task.name,
-        "metrics": metrics,
-        "intervals": {k: list(v) for k, v in spread.items()},
+        "metrics": task.score(examples),
+        "intervals": {k: list(v) for k, v in intervals(task, examples).items()},
         "examples": len(rows),
+        **({"details": details} if (details := task.details(examples)) else {}),
     }

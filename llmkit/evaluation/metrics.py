@@ -9,6 +9,8 @@ import datasets
 import evaluate
 import numpy as np
 
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "bits_per_byte", "mse", "mae", "ece", "kl"})
+
 
 class Classification(evaluate.Metric):
     """`accuracy`, and `f1_macro` over the labels that occur in the references or predictions (scikit-learn)."""
@@ -39,24 +41,19 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(nll.mean())
 
 
-def language_model(outputs: np.ndarray, size: int) -> dict[str, float]:
-    """`loss` (nats per predicted token, over all tokens of the split), `perplexity`, `bits_per_byte` of the text.
+def language_model(examples: np.ndarray) -> dict[str, float]:
+    """`loss` (nats per predicted token, over all tokens of the split), `perplexity`, and with bytes `bits_per_byte`.
 
-    outputs: (rows of features, 2), the summed nats and the number of predicted tokens of each; `size`: UTF-8 bytes.
+    examples: (examples, 2 or 3), the summed nats, the number of predicted tokens and the UTF-8 bytes of each.
     """
-    nats, tokens = outputs.astype(np.float64).sum(0)
+    nats, tokens, *size = examples.astype(np.float64).sum(0)
     loss = nats / tokens
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700)), "bits_per_byte": nats / math.log(2) / size}
+    scores = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+    return {**scores, "bits_per_byte": nats / math.log(2) / size[0]} if size else scores
 
 
-def intervals(
-    task: Any, outputs: np.ndarray, features: Any, rows: Any, resamples: int = 300, seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile bootstrap intervals of every metric, over rows of features (Efron 1979)."""
+def intervals(task: Any, examples: np.ndarray, resamples: int = 300, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap intervals of every metric, over examples (Efron 1979)."""
     random = np.random.default_rng(seed)
-    features = features.with_format("numpy")
-    draws = []
-    for _ in range(resamples):
-        chosen = random.integers(0, len(outputs), len(outputs))
-        draws.append(task.score(outputs[chosen], features.select(chosen), rows))
+    draws = [task.score(examples[random.integers(0, len(examples), len(examples))]) for _ in range(resamples)]
     return {k: tuple(np.percentile([d[k] for d in draws], [2.5, 97.5]).tolist()) for k in draws[0]}

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import functools
-import importlib.util
 import json
-import sysconfig
 from pathlib import Path
 from typing import Any
 
+from llmkit.models import cpython
+
 FOLDER = Path(__file__).parent.parent / "bundled"
-TEXTS = {  # name: its splits
-    "demo": ("train",),
-    "fables": ("train", "validation", "test"),
-    "reviews": ("train", "validation", "test"),
+ALL = ("train", "validation", "test")
+WRITTEN = ("fables", "reviews", "questions", "phrases", "roles", "chats")  # one folder of .jsonl each
+READ = {  # from this Python
+    "summaries": cpython.summaries,
+    "descriptions": cpython.descriptions,
+    "preferences": cpython.preferences,
+    "literals": cpython.literals,
 }
+TEXTS: dict[str, tuple[str, ...]] = {"demo": ("train",), **dict.fromkeys((*WRITTEN, *READ), ALL)}  # name: its splits
 MODELS = ("tiny-gpt2", "tiny-bert")
 
 
@@ -26,6 +29,8 @@ def read_text(name: str, split: str) -> list[dict[str, Any]]:
         raise KeyError(split)
     if name == "demo":
         return read_demo()
+    if name in READ:
+        return cpython.part_of(READ[name](), split)
     lines = (FOLDER / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -35,52 +40,11 @@ def model_folder(name: str) -> Path | None:
     return FOLDER / name if name in MODELS else None
 
 
-def read_demo() -> list[dict[str, str]]:
-    """`pydoc_data.topics` and the standard library's docstrings: about 2 MB of English prose on every machine.
-
-    Read as source by `ast`: nothing is imported, nothing run. Differs a little between Python versions.
-    """
+def read_demo() -> list[dict[str, Any]]:
+    """About 2 MB of English prose on every machine, see `cpython`; a few fables where this Python carries none."""
     from llmkit.console import say
 
-    texts = _topics() + _docstrings()
-    if not texts:
-        say("demo: this Python carries neither pydoc topics nor library sources; a few fables stand in", "warning")
-        texts = [row["text"] for row in read_text("fables", "train")]
-    return [{"text": text} for text in dict.fromkeys(texts)]
-
-
-def _topics() -> list[str]:
-    from llmkit.console import say
-
-    spec = importlib.util.find_spec("pydoc_data")
-    path = Path(next(iter(spec.submodule_search_locations))) / "topics.py" if spec else None
-    if path is None or not path.exists():
-        say("demo: pydoc_data.topics is missing in this Python; docstrings alone are read", "warning")
-        return []
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    topics = next(n.value for n in ast.walk(tree) if isinstance(n, ast.Assign))
-    return [text.strip() for text in ast.literal_eval(topics).values()]
-
-
-def _docstrings() -> list[str]:
-    library = Path(sysconfig.get_path("stdlib"))
-    found = []
-    for path in sorted(library.rglob("*.py")):
-        inside = path.relative_to(library).parts
-        if {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data"} & set(inside):
-            continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, UnicodeDecodeError):  # lib2to3 and the like keep files that are no Python 3
-            continue
-        nodes = (
-            n
-            for n in ast.walk(tree)
-            if isinstance(n, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-        )
-        found += [doc for node in nodes if (doc := ast.get_docstring(node)) and len(doc) >= 40]
-    if not found:
-        from llmkit.console import say
-
-        say("demo: the standard library's sources are missing in this Python; topics alone are read", "warning")
-    return found
+    if rows := cpython.demo():
+        return rows
+    say("demo: this Python carries neither pydoc topics nor library sources; a few fables stand in", "warning")
+    return [{"text": row["text"]} for row in read_text("fables", "train")]

@@ -39,12 +39,16 @@ def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the trained model, save it as a plain from_pretrained folder, and write metrics.json and the card."""
     split, prefix = ("test", "test") if "test" in trainer.features else ("validation", "eval")
     after = trainer.evaluate(trainer.features[split], metric_key_prefix=prefix)
+    details = trainer.task.details(trainer.examples)
     before = next(
         (log for log in trainer.state.log_history if log["step"] == 0 and f"{prefix}_{trainer.task.primary}" in log), {}
     )
     trainer.model.config.use_cache = True  # the Trainer switched it off; a saved model should not be slow
     trainer.save_model()
+    if trainer.is_world_process_zero():
+        trainer.task.finish(output(trainer))
     metrics = _metrics(trainer, split, _scores(trainer, before, prefix), _scores(trainer, after, prefix))
+    metrics |= {"details": details} if details else {}
     if trainer.is_world_process_zero():
         (output(trainer) / "metrics.json").write_text(
             json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"

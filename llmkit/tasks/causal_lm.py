@@ -155,14 +155,21 @@ class CausalLM(Task):
         )
         return outputs, nll.view_as(labels)
 
-    def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
-        from llmkit.evaluation.metrics import language_model
+    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
+        """`[nats, tokens, bytes]` of each row of features; the text's bytes are shared out by tokens."""
+        import numpy as np
 
         said = (
             m["content"] for row in rows if not row.get("text") for m in row["messages"] if m["role"] == "assistant"
         )
         size = sum(len(row["text"].encode()) for row in rows if row.get("text")) + sum(len(t.encode()) for t in said)
-        return language_model(outputs, size)
+        tokens = outputs[:, 1].astype(np.float64)
+        return np.column_stack([outputs, size * tokens / tokens.sum()])
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
+        from llmkit.evaluation.metrics import language_model
+
+        return language_model(examples)
 
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool

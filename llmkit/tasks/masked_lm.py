@@ -94,12 +94,13 @@ class MaskedLM(Task):
         )
         return outputs, nll.view_as(batch["labels"])
 
-    def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
+    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
+        return outputs
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
         from llmkit.evaluation.metrics import language_model
 
-        scores = language_model(outputs, size=1)
-        scores.pop("bits_per_byte")  # the hidden tokens alone are predicted: no code length of the text
-        return scores
+        return language_model(examples)
 
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool

@@ -101,12 +101,18 @@ class TextClassification(Task):
         """Logits: (rows, labels)."""
         return model(**{k: v for k, v in batch.items() if k != "labels"}).logits.float()
 
-    def score(self, outputs: np.ndarray, features: Dataset, rows: Dataset) -> dict[str, float]:
+    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
+        """`[label, logits …]` of each row."""
+        import numpy as np
+
+        return np.column_stack([features.with_format("numpy")["label"][:], outputs])
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
         from llmkit.evaluation.metrics import Classification, cross_entropy
 
-        truth = features.with_format("numpy")["label"][:]
-        scores = Classification().compute(predictions=outputs.argmax(-1), references=truth)
-        return {"loss": cross_entropy(outputs, truth), **scores}
+        truth, logits = examples[:, 0].astype(int), examples[:, 1:]
+        scores = Classification().compute(predictions=logits.argmax(-1), references=truth)
+        return {"loss": cross_entropy(logits, truth), **scores}
 
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool

@@ -51,8 +51,6 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
         "save_total_limit": 2,
         "eval_on_start": True,  # the untrained model's figures; evaluating by hand before train() would break DDP
         "load_best_model_at_end": given.get("save_strategy", best) == best,
-        "metric_for_best_model": recipe.task.primary,
-        "greater_is_better": recipe.task.higher_is_better,
         "per_device_eval_batch_size": max(8, int(given.get("per_device_train_batch_size", 8))),
         "logging_steps": 0.02,
         "logging_nan_inf_filter": False,
@@ -65,6 +63,18 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
         "accelerator_config": {"dispatch_batches": False},
         "include_num_input_tokens_seen": "all" if recipe.data.streaming else "no",
     }
+
+
+def choose_best_by(args: TrainingArguments, recipe: Recipe) -> None:
+    """Which metric picks the best checkpoint, and which way is better: the fitted task knows, unless the user said."""
+    from llmkit.evaluation.metrics import LOWER_IS_BETTER
+
+    if "metric_for_best_model" not in recipe.training:
+        args.metric_for_best_model = recipe.task.primary
+    if "greater_is_better" not in recipe.training:
+        name = str(args.metric_for_best_model).removeprefix("eval_")
+        own = recipe.task.higher_is_better
+        args.greater_is_better = own if name == recipe.task.primary else name not in LOWER_IS_BETTER
 
 
 def _refuse_lost_processes(args: TrainingArguments) -> None:

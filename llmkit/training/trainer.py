@@ -149,21 +149,20 @@ class Trainer(transformers.Trainer):
         return None, outputs.float(), rows
 
     def _score(self, prediction: transformers.EvalPrediction) -> dict[str, float]:
-        outputs, features, rows = self._aligned(prediction.predictions, prediction.label_ids)
-        return self.task.score(outputs, features, rows)
+        self.examples = self._per_example(prediction)
+        return self.task.score(self.examples)
 
-    def _aligned(self, predictions: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+    def _per_example(self, prediction: Any) -> np.ndarray:
+        positions = prediction.label_ids
         real = positions != FILLER
-        outputs = predictions[real][np.argsort(positions[real], kind="stable")]
+        outputs = prediction.predictions[real][np.argsort(positions[real], kind="stable")]
         part = next((p for p, f in self.features.items() if f is self._evaluated), None)
-        return outputs, self._evaluated, self.rows.get(part)
+        return self.task.per_example(outputs, self._evaluated, self.rows.get(part), self.processing_class)
 
-    def outputs(self, part: str) -> np.ndarray:
-        """What the task's `score` sees of a part, in the order of its features."""
-        loop = self.evaluation_loop(
-            self.get_eval_dataloader(self.features[part]), "Prediction", prediction_loss_only=False
-        )
-        return self._aligned(loop.predictions, loop.label_ids)[0]
+    def per_example(self, part: str) -> np.ndarray:
+        """What the task's `score` sees of a part: (examples, numbers)."""
+        loader = self.get_eval_dataloader(self.features[part])
+        return self._per_example(self.evaluation_loop(loader, "Prediction", prediction_loss_only=False))
 
     # -- files: training_args.bin is a pickle that holds the hub token in clear
 

@@ -257,13 +257,21 @@ def test_numbers_are_labels_too() -> None:
     assert CLS.fit(load_part(rows, CLS, DataConfig())).labels == ("0", "1", "2")
 
 
-@pytest.mark.parametrize("name, split", [(n, s) for n, splits in bundled.TEXTS.items() for s in splits if n != "demo"])
-def test_bundled_names(name: str, split: str) -> None:
-    task = CLS if name == "reviews" else LM
+@pytest.mark.parametrize("name, task", [("reviews", CLS), ("fables", LM)])
+@pytest.mark.parametrize("split", bundled.ALL)
+def test_bundled_names(name: str, split: str, task: Any) -> None:
     whole = [json.loads(line) for line in (bundled.FOLDER / name / f"{split}.jsonl").read_text("utf-8").splitlines()]
     expected = [{c: row[c] for c in task.columns if c in row} for row in whole]
     assert part(f"{name}[{split}]", task) == expected
     assert parts(name, task)[split] == expected
+
+
+@pytest.mark.parametrize("name", [n for n, splits in bundled.TEXTS.items() if splits == bundled.ALL])
+def test_the_parts_of_a_bundled_text_share_no_row(name: str) -> None:
+    read = {split: {json.dumps(row, sort_keys=True) for row in bundled.read_text(name, split)} for split in bundled.ALL}
+    assert all(len(rows) >= 20 for rows in read.values()) and len(read["train"]) > 3 * len(read["validation"])
+    assert not read["train"] & read["test"] and not read["train"] & read["validation"]
+    assert not read["validation"] & read["test"]
 
 
 def test_a_bundled_split_alone_is_split_like_any_other() -> None:

@@ -1,0 +1,61 @@
+"""Columns that the model itself gives the features, before it is trained: computed once, then kept like the features."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmkit.console import say
+from llmkit.data import cache
+from llmkit.data.sampling import RowView
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from llmkit.task import Task
+
+
+def annotate(
+    task: Task, features: dict[str, Dataset], model: Any, tokenizer: Any, layout: str, batch_size: int, device: Any
+) -> dict[str, Dataset]:
+    """`features` with the task's `annotations`: reused where the same rows met the same weights before."""
+    if not task.annotations:
+        return features
+    weights, found = weights_digest(model), {}
+    for part, dataset in features.items():
+        key = cache.digest(cache.rows_digest(dataset), weights, repr(task))
+        found[part], _, reused = cache.kept(
+            "annotated", key, lambda d=dataset: (_build(task, d, model.to(device), tokenizer, layout, batch_size), {})
+        )
+        names = ", ".join(task.annotations)
+        say(f"{part}: {names} from the untrained model" + (" (prepared before)" if reused else ""), "data")
+    return found
+
+
+def _build(task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, size: int) -> Dataset:
+    view, columns = RowView(features), {name: [] for name in task.annotations}
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(view), size):
+            rows = view.__getitems__([(i, 0, False) for i in range(start, min(start + size, len(view)))])
+            batch = {k: v.to(model.device) for k, v in task.collate(rows, tokenizer, layout).items()}
+            with torch.no_grad():
+                for name, values in task.annotate(model, batch).items():
+                    columns[name] += values
+    finally:
+        model.train(was_training)
+    for name, values in columns.items():
+        features = features.add_column(name, values)
+    return features
+
+
+def weights_digest(model: Any) -> str:
+    """A key of every weight, the adapter's included."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()

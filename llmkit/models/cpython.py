@@ -1,0 +1,121 @@
+"""A corpus that every CPython carries and nobody ships: `pydoc_data.topics` and the standard library's docstrings.
+
+Read as source by `ast`: nothing is imported, nothing run. All of it differs a little between Python versions.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import re
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmkit.console import say
+
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data"}
+
+
+@functools.cache
+def topics() -> tuple[str, ...]:
+    """The texts of `help("assert")` and its like; none, with a line that says so, where this Python has none."""
+    spec = importlib.util.find_spec("pydoc_data")
+    path = Path(next(iter(spec.submodule_search_locations))) / "topics.py" if spec else None
+    if path is None or not path.exists():
+        say("demo: pydoc_data.topics is missing in this Python; docstrings alone are read", "warning")
+        return ()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = next(n.value for n in ast.walk(tree) if isinstance(n, ast.Assign))
+    return tuple(text.strip() for text in ast.literal_eval(found).values())
+
+
+@functools.cache
+def docstrings() -> tuple[tuple[str, str], ...]:
+    """`(name, docstring)` of the standard library's modules, classes and functions."""
+    library = Path(sysconfig.get_path("stdlib"))
+    found = []
+    for path in sorted(library.rglob("*.py")):
+        inside = path.relative_to(library).with_suffix("").parts
+        if LEFT_OUT & set(path.relative_to(library).parts):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):  # lib2to3 and the like keep files that are no Python 3
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                doc = ast.get_docstring(node)
+                if doc and len(doc) >= 40:
+                    found.append((".".join(inside) if isinstance(node, ast.Module) else node.name, doc))
+    if not found:
+        say("demo: the standard library's sources are missing in this Python; topics alone are read", "warning")
+    return tuple(found)
+
+
+def demo() -> list[dict[str, Any]]:
+    """All of it as prose, about 2 MB of English, for pretraining: {text}."""
+    return [{"text": text} for text in dict.fromkeys([*topics(), *(doc for _, doc in docstrings())])]
+
+
+def _described() -> Iterator[tuple[str, str, str]]:
+    """`(name, first line, body)` of docstrings that have a one-line summary and a body worth summarising."""
+    seen = set()
+    for name, doc in docstrings():
+        first, _, rest = doc.partition("\n\n")
+        summary, body = " ".join(first.split()), " ".join(rest.split())
+        plain = summary.endswith(".") and 4 <= len(summary.split()) <= 20 and ">>>" not in rest
+        if plain and 15 <= len(body.split()) <= 200 and summary not in seen and body not in seen:
+            seen.update((summary, body))
+            yield name, summary, body
+
+
+def summaries() -> list[dict[str, Any]]:
+    """A docstring's body, and its first line: {text, summary}."""
+    return [{"text": body, "summary": summary} for _, summary, body in _described()]
+
+
+def descriptions() -> list[dict[str, Any]]:
+    """What a thing is called and does, and the text that describes it: {anchor, positive}."""
+    return [{"anchor": f"{name}: {summary}", "positive": body} for name, summary, body in _described()]
+
+
+def preferences() -> list[dict[str, Any]]:
+    """A text, its own summary, and the summary of another one: {prompt, chosen, rejected}."""
+    rows = summaries()
+    foreign = sorted(rows, key=lambda r: hashlib.sha256(r["text"].encode()).digest())
+    other = {own["text"]: next_["summary"] for own, next_ in zip(foreign, foreign[1:] + foreign[:1], strict=True)}
+    return [{"prompt": r["text"], "chosen": r["summary"], "rejected": other[r["text"]]} for r in rows]
+
+
+def literals() -> list[dict[str, Any]]:
+    """Sentences of the topics, whose code stands in straight double quotes: {tokens, tags}, quotes taken away, what
+    stood in them tagged LIT (IOB2)."""
+    rows = []
+    for text in dict.fromkeys(topics()):
+        prose = [" ".join(p.split()) for p in text.split("\n\n") if not p.startswith(("   ", "**"))]
+        for sentence in (s for p in prose for s in re.split(r"(?<=[.:;])\s+(?=[A-Z\"])", p)):
+            parts = sentence.split('"')
+            if len(parts) < 3 or len(parts) % 2 == 0:
+                continue
+            tokens, tags = [], []
+            for i, part in enumerate(parts):
+                words = re.findall(r"\w+|[^\w\s]", part)
+                tokens += words
+                tags += (["B-LIT", *["I-LIT"] * (len(words) - 1)] if words else []) if i % 2 else ["O"] * len(words)
+            if 4 <= len(tokens) <= 80:
+                rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def part_of(rows: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
+    """About a tenth each is test and validation, by what a row's first column says: the same on every machine."""
+    tenth = {"test": (0,), "validation": (1,), "train": range(2, 10)}[split]
+
+    def digit(row: dict[str, Any]) -> int:
+        return hashlib.sha256(str(next(iter(row.values()))).encode()).digest()[0] % 10
+
+    return [row for row in rows if digit(row) in tenth]
