@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.console import say
-from llmkit.errors import RecipeError, RunFailed, suggest
+from llmkit.errors import RecipeError, RunFailed, Stopped, suggest
 
 if TYPE_CHECKING:
     from llmkit.recipe import Recipe
@@ -58,14 +58,13 @@ def guard(work: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         say("llmkit: stopped")
         return 130
+    except Stopped as e:
+        program = Path(sys.argv[0])
+        start = ["accelerate", "launch", str(program)] if program.suffix == ".py" else [program.name]
+        again = shlex.join([*start, *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
+        say(f"llmkit: stopped at step {e.step}, saved; go on with: {again}")
+        return 128 + e.number
     except Exception as e:
-        from_signal = getattr(e, "number", None)
-        if from_signal:
-            program = Path(sys.argv[0])
-            start = ["accelerate", "launch", str(program)] if program.suffix == ".py" else [program.name]
-            again = shlex.join([*start, *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
-            say(f"llmkit: stopped at step {e.step}, saved; go on with: {again}")
-            return 128 + from_signal
         if debug:
             raise
         lines = str(e).strip().splitlines() or [type(e).__name__]

@@ -32,3 +32,10 @@ def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
     shown = ", ".join(choices[:limit])
     return f"choose from: {shown}" + (f", … ({len(choices)} in all)" if len(choices) > limit else "")
+
+
+class Stopped(Exception):
+    """The run was stopped by a signal, after a checkpoint of its last step."""
+
+    def __init__(self, number: int, step: int):
+        self.number, self.step = number, step

@@ -70,7 +70,7 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
-    model = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
+    model: Any = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
     return Predictor(model.to(device).eval(), tokenizer, task)
 
 

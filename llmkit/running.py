@@ -34,13 +34,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Result:
-    """What `run` gives back: real Transformers objects (None for a run that was already finished)."""
+    """What `run` gives back: real Transformers objects, a PreTrainedModel and its tokenizer among them (None for a run
+    that was already finished)."""
 
     metrics: dict[str, Any]
     output: Path
     trainer: Trainer | None
-    model: PreTrainedModel | None
-    tokenizer: PreTrainedTokenizerBase | None
+    model: Any
+    tokenizer: Any
 
 
 def run(recipe: Recipe) -> Result:

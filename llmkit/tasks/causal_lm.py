@@ -217,7 +217,7 @@ def _conversation(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> tupl
     def ids(turns: Sequence[Any], ask: bool) -> list[int]:
         return list(tokenizer.apply_chat_template(turns, add_generation_prompt=ask, return_dict=True)["input_ids"])
 
-    whole, learn = ids(messages, False), []
+    whole, learn = ids(messages, False), list[int]()
     for i, message in enumerate(messages):
         if message["role"] != "assistant":
             continue

@@ -15,17 +15,10 @@ import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from llmkit.console import is_main_process, say
-from llmkit.errors import RunFailed
+from llmkit.errors import RunFailed, Stopped
 
 if TYPE_CHECKING:
     from llmkit.training.trainer import Trainer
-
-
-class Stopped(Exception):
-    """The run was stopped by a signal, after a checkpoint of its last step."""
-
-    def __init__(self, number: int, step: int):
-        self.number, self.step = number, step
 
 
 def add(trainer: Trainer) -> None:

@@ -16,6 +16,8 @@ from llmkit.data.streaming import Stream
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from llmkit.data import Loaded
+    from llmkit.recipe import Recipe
     from llmkit.task import Task
 
 
@@ -24,6 +26,13 @@ class Trainer(transformers.Trainer):
 
     `features` and `rows` are the encoded and raw parts (train, validation, test) that belong together.
     """
+
+    recipe: Recipe
+    loaded: Loaded
+    started: float
+    """when the run began, in seconds of the epoch"""
+    examples: np.ndarray
+    """what the last evaluation's scores were made of, see `Task.per_example`"""
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the whole global batch itself
 
