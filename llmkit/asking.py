@@ -257,9 +257,8 @@ def evaluate(args: Namespace) -> None:
         if not equals:
             raise RecipeError(f"--column {pair!r}: expected TASK=YOURS, such as text=body")
         columns[task_column] = yours
-    result = measure(
-        args.model, args.data, columns, max_length=args.max_length, batch_size=args.batch_size, on_error=args.on_error
-    )
+    options = {"max_length": args.max_length, "batch_size": args.batch_size, "on_error": args.on_error}
+    result = measure(args.model, args.data, columns, names=(args.names,) if args.names else (), **options)
     if args.json:
         print(json.dumps(result, ensure_ascii=False))
         return

@@ -268,6 +268,7 @@ def do_evaluate(argv: list[str]) -> None:
     p.add_argument(
         "--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated"
     )
+    p.add_argument("--names", metavar="A,B", help="the columns of a .csv, .tsv or .txt table without a header line")
     p.add_argument("--max-length", type=int)
     p.add_argument("--batch-size", type=_count, default=16)
     p.add_argument("--on-error", default="raise", choices=("raise", "skip", "report"))
