@@ -69,8 +69,8 @@ class SentenceEmbedding(Task):
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         if any(row.get(c) is not None for c in PAIRS):
-            negative = {"negative": read_text(row, "negative")} if row.get("negative") not in (None, "") else {}
-            return {c: read_text(row, c) for c in PAIRS[:2]} | negative
+            negative = read_text(row, "negative") if row.get("negative") not in (None, "") else None
+            return {c: read_text(row, c) for c in PAIRS[:2]} | {"negative": negative}
         texts = {c: read_text(row, c) for c in GRADED}
         try:
             score = float(row["score"])
@@ -83,6 +83,8 @@ class SentenceEmbedding(Task):
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
         kinds = {True: "scored pairs", False: "(anchor, positive) rows"}
         graded = "score" in rows.column_names
+        if None in rows["score" if graded else "anchor"][:]:
+            return [f"data.{part}: {' beside '.join(kinds.values())}; give rows of one kind"]
         if (
             part in ("validation", "test") and graded != self.graded
         ):  # a saved model is measured by what rows it is given
@@ -94,16 +96,16 @@ class SentenceEmbedding(Task):
     def fit(self, rows: Dataset) -> Self:
         from llmkit.models import pooling
 
-        graded, faults = "score" in rows.column_names, []
-        if graded and "anchor" in rows.column_names:
-            faults.append("data.train: scored pairs beside (anchor, positive) rows; train on one, then on the other")
+        faults = []
         if self.pooling not in (None, *pooling.KNOWN):
             faults.append(f"task.pooling: {self.pooling!r} is none of {', '.join(pooling.KNOWN)}")
         for knob in ("scale", "highest", "longest"):
             if (value := getattr(self, knob)) is not None and not value > 0:
                 faults.append(f"task.{knob}: {value:g} is not above 0")
         raise_faults(faults)
-        return self.replace(graded=graded, highest=self.highest or max(1.0, max(rows["score"])) if graded else None)
+        if "score" not in rows.column_names:
+            return self.replace(graded=False, highest=None)
+        return self.replace(graded=True, highest=self.highest or max(1.0, *filter(None, rows["score"])))
 
     def with_checkpoint(self, folder: Path) -> Self:
         from llmkit.models import pooling

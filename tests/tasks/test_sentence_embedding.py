@@ -102,7 +102,7 @@ def loss_of(trainer: Any, batch: dict) -> float:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("negatives", [(), (0, 2, 3)], ids=["pairs", "some with a negative"])
+@pytest.mark.parametrize("negatives", [(), (1, 3)], ids=["pairs", "some with a negative"])
 def test_the_contrastive_loss_is_info_nce_by_hand(make: Any, pooling: str, negatives: tuple[int, ...]) -> None:
     """Multiple negatives ranking, sentence-transformers' formula: -log of exp(20 cos(a, p)) over its sum for all
     positives and negatives of the batch."""
@@ -310,7 +310,7 @@ def test_a_bad_row_is_told_why(row: dict, why: str) -> None:
 
 
 def test_an_empty_negative_is_none() -> None:
-    kept = {"anchor": "a", "positive": "b"}
+    kept = {"anchor": "a", "positive": "b", "negative": None}
     assert SentenceEmbedding().read_row({**kept, "negative": ""}) == kept
     assert SentenceEmbedding().read_row({"text": "a", "text_pair": "b", "score": "3.5"})["score"] == 3.5
 
@@ -321,7 +321,8 @@ def test_an_empty_negative_is_none() -> None:
         (PAIRS, {"pooling": "max"}, "task.pooling: 'max' is none of mean, cls"),
         (PAIRS, {"scale": 0.0}, "task.scale: 0 is not above 0"),
         (SCORED, {"highest": -1.0}, "task.highest: -1 is not above 0"),
-        ([*PAIRS, *SCORED], {}, "scored pairs beside"),
+        ([*PAIRS, *SCORED], {}, "data.train: scored pairs beside (anchor, positive) rows"),
+        ([*SCORED, *PAIRS], {}, "data.train: scored pairs beside (anchor, positive) rows"),
         ([{**row, "score": 2} for row in SCORED], {}, "every score is 2: nothing to rank"),
     ],
 )
@@ -352,6 +353,16 @@ def test_a_table_without_a_header_is_trained_on(make: Any, tmp_path: Path) -> No
     recipe = make(SCORED)
     data = replace(recipe.data, train=str(tmp_path / "sts.tsv"), names=("sentence1,sentence2,score",))
     assert build_trainer(replace(recipe, data=data)).rows["train"].to_list() == SCORED
+
+
+def test_sources_with_and_without_negatives_are_trained_on_together(make: Any, tmp_path: Path) -> None:
+    more = [{**row, "negative": "一个别的故事"} for row in PAIRS[:4]]
+    for name, rows in (("a.jsonl", PAIRS[4:]), ("b.jsonl", more)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = make(PAIRS)
+    data = replace(recipe.data, train=[str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+    trainer = build_trainer(replace(recipe, data=data))
+    assert [len(lengths) for lengths in trainer.train_dataset["lengths"]] == [2] * 4 + [3] * 4
 
 
 def test_preview_shows_each_text(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
@@ -404,7 +415,8 @@ def test_a_model_of_another_task_gives_none(fixture: str, request: pytest.Fixtur
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_a_saved_folder_says_how_it_is_read(make: Any, pooling: str) -> None:
     """As sentence-transformers reads it, and to llmkit where recipe.yaml is gone."""
-    result = run(make(PAIRS, pooling=pooling, longest=16))
+    recipe = make(PAIRS, pooling=pooling, longest=16)
+    result = run(replace(recipe, data=replace(recipe.data, max_length=None)))
     folder = result.output
     modules = json.loads((folder / "modules.json").read_text())
     assert [m["type"].split(".")[-1] for m in modules] == ["Transformer", "Pooling", "Normalize"]
