@@ -1,4 +1,4 @@
-"""What `llmkit generate`, `predict` and `evaluate` do: a saved model asked from the command line.
+"""What `llmkit generate`, `predict`, `evaluate` and `search` do: a saved model asked from the command line.
 
 stdout is the answer, stderr is the talk.
 """
@@ -257,12 +257,35 @@ def evaluate(args: Namespace) -> None:
         if not equals:
             raise RecipeError(f"--column {pair!r}: expected TASK=YOURS, such as text=body")
         columns[task_column] = yours
-    result = measure(
-        args.model, args.data, columns, max_length=args.max_length, batch_size=args.batch_size, on_error=args.on_error
-    )
-    if args.json:
+    options = {"max_length": args.max_length, "batch_size": args.batch_size, "on_error": args.on_error}
+    result = measure(args.model, args.data, columns, names=(args.names,) if args.names else (), **options)
+    _print_result(result, args.json)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
         print(json.dumps(result, ensure_ascii=False))
         return
     for name, value in result["metrics"].items():
         low, high = result["intervals"][name]
-        print(f"{name} {value:.4f}  [{low:.4f}, {high:.4f}]")
+        others = "".join(f"  {other} {found[name]:.4f}" for other, found in result.get("baselines", {}).items())
+        print(f"{name} {value:.4f}  [{low:.4f}, {high:.4f}]{others}")
+
+
+def search(args: Namespace) -> None:
+    """`llmkit search`: build an index, query it, or measure it."""
+    console.hush()
+    from llmkit import search as searching
+
+    if args.verb == "build":
+        searching.build(args.model, args.file, args.out, args.column, args.names, args.batch_size)
+        return
+    if args.verb == "evaluate":
+        _print_result(searching.evaluate(searching.load(args.index), args.judgements), args.json)
+        return
+    questions = read_texts([args.words], ()) if args.words == "-" else [args.words]
+    for question, found in zip(questions, searching.load(args.index).query(questions, args.k), strict=True):
+        if args.json:
+            print(json.dumps({"query": question, "found": found}, ensure_ascii=False))
+        else:
+            print("\n".join(f"{f['score']:.4f}\t{f['id']}\t{' '.join(f['text'].split())}" for f in found))

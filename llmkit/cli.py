@@ -22,6 +22,7 @@ VERBS = {
     "generate": "continue a prompt, prompts from a file, or talk",
     "predict": "classify, or fill masks: by the model's task",
     "evaluate": "the task's metrics on new data, with 95 % intervals",
+    "search": "an index of texts by their embeddings: build, query, evaluate",
     "preview": "examples exactly as the model sees them",
     "init": "a recipe of your own to edit",
     "doctor": "versions, device, dtype and why, threads, offline or not",
@@ -268,11 +269,36 @@ def do_evaluate(argv: list[str]) -> None:
     p.add_argument(
         "--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated"
     )
+    p.add_argument("--names", metavar="A,B", help="the columns of a .csv, .tsv or .txt table without a header line")
     p.add_argument("--max-length", type=int)
     p.add_argument("--batch-size", type=_count, default=16)
     p.add_argument("--on-error", default="raise", choices=("raise", "skip", "report"))
     p.add_argument("--json", action="store_true")
     return asking.evaluate(p.parse_args(argv))
+
+
+def do_search(argv: list[str]) -> None:
+    from llmkit import asking
+
+    p = _Parser(prog="llmkit search", description="Texts found by what they mean.", allow_abbrev=False)
+    verbs = p.add_subparsers(dest="verb", required=True, metavar="build|query|evaluate")
+    b = verbs.add_parser("build", help="embed every text of a file, and keep the vectors", allow_abbrev=False)
+    b.add_argument("model", help="run folder of embed_sentences, sentence-transformers folder, or hub id")
+    b.add_argument("file", help="texts: .txt (a line each), .jsonl, .csv …, a folder or a bundled name")
+    b.add_argument("--out", required=True, metavar="INDEX", help="a new folder")
+    b.add_argument("--column", help="that holds the text (left out: the usual names)")
+    b.add_argument("--names", metavar="A,B", help="the columns of a .csv, .tsv or .txt table without a header line")
+    b.add_argument("--batch-size", type=_count, default=32)
+    q = verbs.add_parser("query", help="the nearest texts, nearest first", allow_abbrev=False)
+    q.add_argument("index")
+    q.add_argument("words", help="- reads stdin: a question a line")
+    q.add_argument("-k", type=_count, default=10)
+    e = verbs.add_parser("evaluate", help="nDCG@10, recall@10 and MRR, beside BM25's", allow_abbrev=False)
+    e.add_argument("index")
+    e.add_argument("judgements", help='rows of {"query": "words", "relevant": ["id", …]}, or {"id": gain}')
+    for parser in (q, e):
+        parser.add_argument("--json", action="store_true")
+    return asking.search(p.parse_args(argv))
 
 
 def do_init(argv: list[str]) -> None:

@@ -292,7 +292,7 @@ def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
     task = _replace_task(recipe.task if recipe else None, given.get("task") or {}, faults)
     parts = {p: getattr(recipe, p) if recipe else PARTS[p]() for p in ("model", "data", "run")}
     if "train" in (given.get("data") or {}):
-        parts["data"] = dataclasses.replace(parts["data"], validation=None, test=None, columns={})
+        parts["data"] = dataclasses.replace(parts["data"], validation=None, test=None, columns={}, names=())
     new_name = (given.get("model") or {}).get("name")
     if new_name is not None and str(new_name) != str(parts["model"].name):
         parts["model"] = dataclasses.replace(parts["model"], config={})

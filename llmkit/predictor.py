@@ -14,6 +14,7 @@ from llmkit.tasks import TASKS, CausalLM, find_task
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from llmkit.task import Task
@@ -51,6 +52,22 @@ class Predictor:
         for i in range(0, len(inputs), batch_size):
             yield from self.task.predict(self.model, self.tokenizer, inputs[i : i + batch_size])
 
+    def embed(self, texts: Any, batch_size: int = 32) -> np.ndarray:
+        """float32 vectors of length one: (width,) of a text, (texts, width) of a list. Raises RecipeError where the
+        task has none to give."""
+        import numpy as np
+
+        if isinstance(texts, str):
+            return self.embed([texts])[0]
+        if not texts:
+            return self.embed([""])[:0]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding: texts of like length meet
+        batches = [[texts[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
+        found = np.concatenate([self.task.embed(self.model, self.tokenizer, batch) for batch in batches])
+        vectors = np.empty_like(found)
+        vectors[order] = found
+        return vectors
+
     def _require_generation(self) -> None:
         if not self.task.can_generate:
             raise RecipeError(f"a {self.task.name} model does not generate; ask it with predict")
@@ -70,6 +87,7 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
+    task.ready_tokenizer(tokenizer)
     model: Any = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
     return Predictor(model.to(device).eval(), tokenizer, task)
 
@@ -93,7 +111,7 @@ def task_of(path: Path) -> Task:
     for cls in TASKS:
         mapping = getattr(transformers, cls.auto_class)._model_mapping
         if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):
-            return cls().with_config(config)
+            return cls().with_config(config).with_checkpoint(path)
     named = ", ".join(config.architectures or ["no architecture"])
     raise RecipeError(
         f"model {str(path)!r}: {named} in its config fits no task of llmkit ({', '.join(t.name for t in TASKS)})"

@@ -23,6 +23,8 @@ class DataConfig:
     """like train; left out, the validation part gives the final figures"""
     columns: Mapping[str, str] = field(default_factory=dict)
     """the task's column: your column, such as text: body"""
+    names: tuple[str, ...] = ()
+    """the columns, in order, of .csv, .tsv and tab-separated .txt files without a header line, such as text,label"""
     document: str = "file"
     """what one document of a .txt or .md file is: file, line or paragraph"""
     max_length: int | None = None

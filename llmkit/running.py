@@ -73,12 +73,12 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _prepared(recipe: Recipe) -> Prepared:
-    from llmkit.models import tokenizers
+    from llmkit.models import loading, tokenizers
     from llmkit.training import arguments, preflight
 
     args = arguments.build(recipe)
     loaded = data.load_rows(recipe.data, recipe.task)
-    task = recipe.task.fit(loaded.rows["train"])
+    task = loading.of_checkpoint(recipe.model, recipe.task).fit(loaded.rows["train"])
     raise_faults([fault for part, rows in loaded.rows.items() for fault in task.check_rows(rows, part)])
     recipe = replace(recipe, task=task)
     arguments.choose_best_by(args, recipe)

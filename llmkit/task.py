@@ -67,6 +67,8 @@ class Task:
     """The columns that a question to `predict` consists of; of one column, an input is its text alone."""
     row_alone: ClassVar[bool] = True
     """Whether what a row costs is its own affair; not where the batch gives the negatives."""
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Modules that a model may have and the loss never reaches (an encoder's pooler): they are frozen."""
     annotations: ClassVar[tuple[str, ...]] = ()
     """Columns of features that `annotate` adds, once, from the model as it is before training."""
     tokenizer_style: ClassVar[str] = "bert"
@@ -101,6 +103,11 @@ class Task:
 
     def with_config(self, config: Any) -> Self:
         """A task that knows what a checkpoint trained elsewhere says of itself (its labels)."""
+        return self
+
+    def with_checkpoint(self, folder: Path) -> Self:
+        """A task that knows what the pretrained folder it starts from, or is asked in, says beside its config (how an
+        encoder's tokens are pooled). Raises RecipeError for what the task cannot do."""
         return self
 
     def model_kwargs(self) -> dict[str, Any]:
@@ -160,6 +167,10 @@ class Task:
     ) -> list[dict[str, Any]]:
         """Answers for raw inputs, in order."""
         raise RecipeError(f"a {self.name} model does not predict; ask it with generate")
+
+    def embed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+        """float32 vectors of length one, in order: (texts, width)."""
+        raise RecipeError(f"a {self.name} model gives no embeddings; train one with llmkit train embed_sentences")
 
     def finish(self, folder: Path) -> None:
         """Add to the saved folder what other libraries look for in it."""

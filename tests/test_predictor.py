@@ -14,8 +14,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    BertForNextSentencePrediction,
     BertForSequenceClassification,
-    BertModel,
     GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -249,12 +249,12 @@ def test_a_model_that_does_not_predict_says_so_in_one_line(tiny_gpt2: Path) -> N
     assert "causal-lm" in line and "generate" in line
 
 
-def test_a_model_without_a_head_is_refused_with_the_tasks_there_are(tiny_bert: Path, tmp_path: Path) -> None:
-    bare = BertModel(
+def test_a_model_of_no_task_is_refused_with_the_tasks_there_are(tiny_bert: Path, tmp_path: Path) -> None:
+    other = BertForNextSentencePrediction(
         BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     )
-    line = refusal(lambda: llmkit.load(str(saved(bare, AutoTokenizer.from_pretrained(tiny_bert), tmp_path))))
-    assert "BertModel" in line and "text-classification" in line
+    line = refusal(lambda: llmkit.load(str(saved(other, AutoTokenizer.from_pretrained(tiny_bert), tmp_path))))
+    assert "BertForNextSentencePrediction" in line and "text-classification" in line
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -112,7 +112,7 @@ def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str
 
     found = []
     try:
-        for source in sources.find(spec, part, config.document):
+        for source in sources.find(spec, part, config.document, config.names):
             try:
                 found.append((source, cleaning.clean(source, task, config, part)))
             except RecipeError as e:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
     there = list(dict.fromkeys(key for _, row in head if isinstance(row, Mapping) for key in row))
     if not there and head and not isinstance(head[0][1], Mapping):
         return {column: column for column in task.columns}  # not one row could be read: each will be named
+    bare = not config.names and re.search(r"\.(csv|tsv|txt)(\.gz|\.zst)?$", where.lower())
+    hint = ", or --data.names A,B where the file has no header line" if bare else ""
     names, faults = {}, []
     for column, usual in task.columns.items():
         wanted = config.columns.get(column)
@@ -68,13 +71,13 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
             faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); its columns are {', '.join(there)}")
         elif not task.formats:
             faults.append(
-                f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME"
+                f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME{hint}"
             )
     if task.formats and not faults and not any(all(c in names for c in choice) for choice in task.formats):
         wanted = "; or ".join(", ".join(choice) for choice in task.formats)
         first = task.formats[0][0]
         faults.append(
-            f"{where}: its columns are {', '.join(there)}; {task.name} reads {wanted}; say --data.columns.{first} NAME"
+            f"{where}: its columns are {', '.join(there)}; {task.name} reads {wanted}; say --data.columns.{first} NAME{hint}"
         )
     faults += [
         f"data.columns.{c}: the task reads no such column; it reads {', '.join(task.columns)}"

@@ -107,7 +107,8 @@ def _code_key(task: Task) -> str:
 
 
 def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, rows: int, max_length: int) -> None:
-    shape = f"{part}: {notes['tokens']:,} tokens in {plural(len(features), 'row')} of at most {max_length}"
+    longest = max(max_length, notes["longest"])  # of a row of several texts, each as long as may be
+    shape = f"{part}: {notes['tokens']:,} tokens in {plural(len(features), 'row')} of at most {longest}"
     if "segments" in features.column_names:
         shape += f", packed {notes['tokens'] / max(1, len(features) * max_length):.0%} full"
     say(shape + (" (prepared before)" if reused else ""), "data")

@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,15 +41,17 @@ class Source:
     files: tuple[Path, ...] = field(default=(), compare=False)
 
 
-def find(spec: Any, part: str, document: str = "file") -> list[Source]:
-    """The sources that `spec` names for `part` (train, validation, test). Raises RecipeError."""
+def find(spec: Any, part: str, document: str = "file", names: Sequence[str] = ()) -> list[Source]:
+    """The sources that `spec` names for `part` (train, validation, test). `names` are the columns of tables without a
+    header line (.csv, .tsv, and .txt with tabs). Raises RecipeError."""
+    names = tuple(name.strip() for given in names for name in given.split(","))
     if isinstance(spec, (list, tuple)) and not (spec and isinstance(spec[0], Mapping) and "source" not in spec[0]):
         found = []
         for entry in spec:
             weight = entry.get("weight", 1) if isinstance(entry, Mapping) else 1
             if not isinstance(weight, (int, float)) or weight <= 0:
                 raise RecipeError(f"data.{part}: weight {weight!r} of {entry['source']!r} is not a number above 0")
-            for source in find(entry["source"] if isinstance(entry, Mapping) else entry, part, document):
+            for source in find(entry["source"] if isinstance(entry, Mapping) else entry, part, document, names):
                 found.append(Source(**{**source.__dict__, "weight": source.weight * weight}))
         if not found:
             raise RecipeError(f"data.{part}: an empty list")
@@ -60,20 +62,20 @@ def find(spec: Any, part: str, document: str = "file") -> list[Source]:
         spec = str(spec)
     if not isinstance(spec, str):
         raise RecipeError(f"data.{part}: {spec!r} is no path, glob, hub id, bundled name, list or Dataset")
-    return _find_named(spec, part, document)
+    return _find_named(spec, part, document, names)
 
 
-def _find_named(spec: str, part: str, document: str) -> list[Source]:
+def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> list[Source]:
     path = Path(spec).expanduser()
     if path.is_file():
-        return [_file(path, document)]
+        return [_file(path, document, names)]
     if path.is_dir():
-        return _folder(path, part, document)
+        return _folder(path, part, document, names)
     if any(c in spec for c in "*?") or ("[" in spec and not spec.endswith("]")):
         files = sorted(Path(p) for p in globbing.glob(str(path), recursive=True) if Path(p).is_file())
         if not files:
             raise RecipeError(f"data.{part}: no file matches {spec!r}")
-        return [_file(f, document) for f in files]
+        return [_file(f, document, names) for f in files]
     name, _, split = spec.removesuffix("]").partition("[")
     if name in bundled.TEXTS:
         return [bundled_source(name, split or part, part)]
@@ -106,7 +108,7 @@ def _suffix(path: Path) -> str:
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else ""
 
 
-def _file(path: Path, document: str) -> Source:
+def _file(path: Path, document: str, names: tuple[str, ...] = ()) -> Source:
     suffix = _suffix(path)
     if not suffix:
         raise RecipeError(
@@ -114,12 +116,14 @@ def _file(path: Path, document: str) -> Source:
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if names and suffix in TABLES:
+        return Source(str(path), lambda: _read_csv(path, *TABLES[suffix], names), digest, files=(path,))
     text = suffix in (".txt", ".md")
     read = (lambda: _read_text(path, document)) if text else (lambda: READERS[suffix](path))
     return Source(str(path), read, digest, is_text=text, files=(path,))
 
 
-def _folder(path: Path, part: str, document: str) -> list[Source]:
+def _folder(path: Path, part: str, document: str, names: tuple[str, ...]) -> list[Source]:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         import datasets
 
@@ -137,7 +141,7 @@ def _folder(path: Path, part: str, document: str) -> list[Source]:
     if not chosen:
         what = "file to read" if part == "train" else f"{part} file"
         raise RecipeError(f"data.{part}: {path} holds no {what} ({', '.join(READERS)})")
-    return [_file(f, document) for f in chosen]
+    return [_file(f, document, names) for f in chosen]
 
 
 def _words(path: Path) -> set[str]:
@@ -251,17 +255,23 @@ def _read_json(path: Path) -> Iterator[Row]:
     yield from ((f"{path} row {i}", row) for i, row in enumerate(content, 1))
 
 
-def _read_csv(path: Path, delimiter: str = ",") -> Iterator[Row]:
+def _read_csv(
+    path: Path, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL, names: tuple[str, ...] = ()
+) -> Iterator[Row]:
+    """A table's rows, by the names in its first line, or by `names` where it has no such line."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_decoded(path, lambda f: f), delimiter=delimiter, strict=True)
+    reader = csv.reader(_decoded(path, lambda f: f), delimiter=delimiter, quoting=quoting, strict=True)
     try:
-        header = next(reader, None)
+        header = names or next(reader, None)
         for values in reader:
             where = f"{path} line {reader.line_num}"
             if not values:
                 continue
+            if tuple(values) == names:
+                raise RecipeError(f"{where}: is a header itself; leave out data.names")
             if len(values) != len(header):  # the stock reader shifts such a row silently
-                yield where, ValueError(f"{len(values)} fields where the header has {len(header)}")
+                owner = "data.names" if names else "the header"
+                yield where, ValueError(f"{len(values)} fields where {owner} has {len(header)}")
             else:
                 yield where, dict(zip(header, values, strict=True))
     except csv.Error as e:
@@ -292,6 +302,11 @@ def _read_table(path: Path) -> Iterator[Row]:
     return ((f"{path} {where}", row) for where, row in _from_memory(loaded))
 
 
+TABLES: dict[str, tuple[str, Any]] = {  # without a header: what parts the fields, and whether quotes may enclose one
+    ".csv": (",", csv.QUOTE_MINIMAL),
+    ".tsv": ("\t", csv.QUOTE_MINIMAL),
+    ".txt": ("\t", csv.QUOTE_NONE),
+}
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".txt": lambda p: _read_text(p, "file"),
     ".md": lambda p: _read_text(p, "file"),

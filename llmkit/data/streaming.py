@@ -78,7 +78,7 @@ def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
     import datasets
     import pyarrow as pa
 
-    for source in sources.find(config.train, "train", config.document):
+    for source in sources.find(config.train, "train", config.document, config.names):
         if source.weight != 1:
             raise RecipeError(
                 f"data.train: {source.name} has a weight; a stream takes each source once, so list it twice"

@@ -14,6 +14,7 @@ def measure(
     data: Any,
     columns: Mapping[str, str] | None = None,
     *,
+    names: tuple[str, ...] = (),
     max_length: int | None = None,
     batch_size: int = 16,
     on_error: str = "raise",
@@ -30,7 +31,8 @@ def measure(
 
     path = hub.find_model(name)
     task = predictor.task_of(path)
-    rows = load_part(data, task, DataConfig(columns=columns or {}, on_error=on_error))  # before the model is loaded
+    config = DataConfig(columns=columns or {}, names=names, on_error=on_error)
+    rows = load_part(data, task, config)  # before the model is loaded
     raise_faults(task.check_rows(rows, "data"))
     loaded = predictor.load(name)
     limit = loading.positions(loaded.model.config, loaded.tokenizer)

@@ -94,6 +94,8 @@ def _download(name: str, weights: bool) -> Path:
         folder = Path(
             snapshot_download(name, allow_patterns=patterns, ignore_patterns=UNWANTED, local_files_only=not reachable())
         )
+        if (folder / "modules.json").exists():  # an embedding model: how its tokens are pooled lies one folder down
+            snapshot_download(name, allow_patterns=["*_Pooling/config.json"], local_files_only=not reachable())
     except HFValidationError:
         raise RecipeError(f"model {name!r}: neither a folder nor a name that a hub can have; {choices}") from None
     except RepositoryNotFoundError:

@@ -83,6 +83,13 @@ def read_config(name: str, from_scratch: bool = False) -> PretrainedConfig:
         raise RecipeError(f"model {name!r}: its config cannot be read ({str(e).splitlines()[0]})") from None
 
 
+def of_checkpoint(config: ModelConfig, task: Task) -> Task:
+    """The task, with what the pretrained folder that a recipe starts from says beside its config."""
+    if config.from_scratch or not isinstance(config.name, (str, Path)):
+        return task
+    return task.with_checkpoint(hub.find_model(str(config.name)))
+
+
 def base_of(adapter: Path) -> str:
     """The model an adapter was trained on; a bundled one is found wherever llmkit lies now."""
     import json
@@ -164,7 +171,7 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
             setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
         return adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
     path = hub.find_model(str(config.name))
-    model, new = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter))
+    model, new = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter), task.unused)
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         say(
             f"embeddings grown from {model.get_input_embeddings().num_embeddings:,} to the tokenizer's {len(tokenizer):,}",
@@ -174,8 +181,8 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
     return adapt(model, config, task, training, new)
 
 
-def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> tuple[Any, list[str]]:
-    """The model, and the names of the parameters that its checkpoint did not hold."""
+def _pretrained(auto: Any, path: Path, config: Any, dtype: Any, unused: Sequence[str] = ()) -> tuple[Any, list[str]]:
+    """The model, and the names of the parameters in use that its checkpoint did not hold."""
     from safetensors import SafetensorError
 
     folder, adapter = path, None
@@ -195,6 +202,7 @@ def _pretrained(auto: Any, path: Path, config: Any, dtype: Any) -> tuple[Any, li
     if folder.suffix == ".gguf":
         _as_plain_weights(model, folder)
     new = sorted({*loading["missing_keys"], *(m[0] for m in loading["mismatched_keys"])})
+    new = [name for name in new if not set(name.split(".")) & set(unused)]
     if new and adapter is None:
         say(
             f"new weights, to be trained: {', '.join(new[:4])}" + (f" and {len(new) - 4} more" if len(new) > 4 else ""),
@@ -254,7 +262,11 @@ def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
 
 def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True, new: Sequence[str] = ()) -> Any:
     """`model` under the adapter that the recipe asks for. Weights that are `new` train and are saved beside it: PEFT
-    would leave all but the head random, frozen and unsaved."""
+    would leave all but the head random, frozen and unsaved. What the task never uses is frozen: several processes would
+    wait for its gradients."""
+    for name, parameter in model.named_parameters():
+        if set(name.split(".")) & set(task.unused):
+            parameter.requires_grad_(False)
     if not config.adapter or not training:
         return model
     from peft import get_peft_model

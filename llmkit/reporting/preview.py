@@ -30,6 +30,8 @@ def preview(recipe: Recipe, count: int = 3) -> str:
 
 
 def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
+    if len(batch["input_ids"]) > 1:
+        return _show_texts(number, batch, tokenizer, task)
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0]
     per_token = labels.dim() == 1 and len(labels) == len(ids)
     starts = set()
@@ -54,6 +56,13 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
     if "segments" in feature:
         head += f", {len(feature['segments'])} documents"
     return head + "\n" + text
+
+
+def _show_texts(number: int, batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
+    """A row of several texts, numbered from 0 as the batch has them."""
+    texts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    head = f"row {number + 1}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {_label(batch['labels'][0], task)}"
+    return "\n".join([head, *(f"{i}: {tokenizer.decode(ids)}" for i, ids in enumerate(texts))])
 
 
 def _label(labels: Any, task: Any) -> str:

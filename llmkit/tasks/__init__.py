@@ -10,11 +10,12 @@ from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
 from llmkit.tasks.causal_lm import CausalLM
 from llmkit.tasks.masked_lm import MaskedLM
+from llmkit.tasks.sentence_embedding import SentenceEmbedding
 from llmkit.tasks.text_classification import TextClassification
 
-TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification)
+TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification, SentenceEmbedding)
 
-__all__ = ["TASKS", "CausalLM", "MaskedLM", "TextClassification", "find_task"]
+__all__ = ["TASKS", "CausalLM", "MaskedLM", "SentenceEmbedding", "TextClassification", "find_task"]
 
 
 def find_task(name: str) -> type[Task]:

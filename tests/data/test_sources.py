@@ -372,3 +372,66 @@ def test_sources_say_their_bytes(tmp_path: Path) -> None:
     assert source == {
         "part": "train", "name": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "rows": 20, "left_out": 0,
     }  # fmt: skip
+
+
+# --- tables without a header line ------------------------------------------------------------------------------------
+
+HEADERLESS = {
+    "csv": 'a fine film,positive\n"dull, long and ""loud""",negative\n太好看了,positive\n',
+    "tsv": 'a fine film\tpositive\n"dull, long and ""loud"""\tnegative\n太好看了\tpositive\n',
+    "txt": 'a fine film\tpositive\n"dull", long and "loud\tnegative\n太好看了\tpositive\n',
+}
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", HEADERLESS)
+@pytest.mark.parametrize("names", [("text,label",), ("text", " label")])
+def test_names_are_the_columns_of_a_table_without_a_header(
+    tmp_path: Path, kind: str, packed: str, names: tuple[str, ...]
+) -> None:
+    """In .csv and .tsv a field may stand in quotes; in a .txt a quote is a character, wherever it stands."""
+    path = put(tmp_path / f"rows.{kind}{packed}", HEADERLESS[kind])
+    second = '"dull", long and "loud' if kind == "txt" else 'dull, long and "loud"'
+    found = part(str(path), CLS, names=names)
+    assert texts(found) == ["a fine film", second, "太好看了"]
+    assert [row["label"] for row in found] == ["positive", "negative", "positive"]
+
+
+def test_names_of_ones_own_are_renamed_like_any(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.csv", HEADERLESS["csv"])
+    found = part(str(path), CLS, names=("said,verdict",), columns={"text": "said", "label": "verdict"})
+    assert len(found) == 3
+
+
+def test_names_leave_alone_what_names_its_columns_itself(tmp_path: Path) -> None:
+    assert len(part(str(put(tmp_path / "rows.jsonl", as_lines(ROWS))), CLS, names=("a,b",))) == len(ROWS)
+
+
+@pytest.mark.parametrize("kind", HEADERLESS)
+def test_a_row_of_another_length_is_named_by_its_line(tmp_path: Path, kind: str) -> None:
+    path = put(tmp_path / f"rows.{kind}", HEADERLESS[kind] + "alone\n")
+    line = fault(lambda: part(str(path), CLS, names=("text,label",)))
+    assert f"{path} line 4: 1 fields where data.names has 2" in line
+
+
+def test_a_header_under_names_is_told(tmp_path: Path) -> None:
+    path = put(tmp_path / "rows.csv", "text,label\n" + HEADERLESS["csv"])
+    assert fault(lambda: part(str(path), CLS, names=("text,label",))).endswith(
+        "line 1: is a header itself; leave out data.names"
+    )
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_table_whose_first_row_was_taken_for_its_header_is_told_of_names(tmp_path: Path, kind: str) -> None:
+    path = put(tmp_path / f"rows.{kind}", HEADERLESS[kind])
+    with pytest.raises(RecipeError) as caught:
+        part(str(path), CLS)
+    assert all(f.endswith("or --data.names A,B where the file has no header line") for f in caught.value.faults)
+
+
+def test_names_are_typed_with_commas_and_go_with_the_data_they_belong_to() -> None:
+    from llmkit.parsing import build_recipe
+
+    base, _ = build_recipe(None, ["--task", "causal-lm", "--data", "a.csv", "--data.names", "text,label"])
+    assert base.data.names == ("text,label",)
+    assert build_recipe(base, ["--data", "b.csv"])[0].data.names == ()
