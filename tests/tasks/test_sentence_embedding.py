@@ -368,7 +368,20 @@ def test_sources_with_and_without_negatives_are_trained_on_together(make: Any, t
 def test_preview_shows_each_text(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
-    command(["preview", "sentence-embedding", "--model", str(tiny_bert), "--data", str(file), "-n", "1"])
+    command(
+        [
+            "preview",
+            "sentence-embedding",
+            "--model",
+            str(tiny_bert),
+            "--data",
+            str(file),
+            "--data.validation",
+            str(file),
+            "-n",
+            "1",
+        ]
+    )
     shown = capsys.readouterr().out
     assert "2 texts, label 1\n0: [CLS]a fox and a crow[SEP]\n1: [CLS]Once upon a time a fox met a crow" in shown
 
