@@ -65,9 +65,9 @@ def span_counts(true: Sequence[str], predicted: Sequence[str], labels: Sequence[
     return counts
 
 
-def span_scores(counts: np.ndarray) -> dict[str, float]:
+def span_scores(counts: Sequence[float]) -> dict[str, float]:
     """`f1`, `precision` and `recall` of `[right, predicted, true]` spans; 0 where there are none."""
-    right, predicted, true = counts.tolist()
+    right, predicted, true = map(float, counts)
     return {
         "f1": 2 * right / max(predicted + true, 1),
         "precision": right / max(predicted, 1),

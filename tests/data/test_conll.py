@@ -54,7 +54,7 @@ def test_spaces_part_columns_too_and_the_last_is_the_tag(tmp_path: Path) -> None
 
 
 def test_a_comment_before_a_sentence_is_none_of_its_words(tmp_path: Path) -> None:
-    content = "# id 7 domain=en\nBerlin _ _ B-LOC\n\n# id 8 domain=en\n# _ _ O\n"
+    content = "# id 7\tdomain=en\nBerlin _ _ B-LOC\n\n# id 8\tdomain=en\n# _ _ O\n"
     assert [row["tokens"] for _, row in rows(tmp_path / "a.conll", content)] == [["Berlin"], ["#"]]
 
 

@@ -65,7 +65,7 @@ def losses(trainer: Any) -> list[float]:
 
 def test_the_loss_is_that_of_each_words_first_sub_word(recipe: Callable) -> None:
     """Made by hand from the tokenizer's own word ids, and taken from the library's own head."""
-    trainer = build_trainer(recipe())
+    trainer = build_trainer(recipe(max_length=64))
     task, tokenizer, model = trainer.task, trainer.processing_class, trainer.model.eval()
     features = [{**trainer.features["train"][i], "row": i, "epoch": 0} for i in (0, 6, 12, 18)]
     batch = task.collate(features, tokenizer, "padded")
@@ -147,9 +147,8 @@ def test_tags_that_training_never_saw_are_missed(recipe: Callable, capsys) -> No
 
 
 def test_the_dictionary_is_a_reference_and_the_majority_a_floor(recipe: Callable) -> None:
-    trainer = build_trainer(
-        recipe(held=[{"tokens": ["Mia", "and", "Berlin", "York"], "tags": ["B-PER", "O", "B-LOC", "B-LOC"]}])
-    )
+    held = [{"tokens": ["Mia", "saw", "York"], "tags": ["B-PER", "O", "B-LOC"]}]
+    trainer = build_trainer(recipe(held=held))
     raw = {"train": trainer.rows["train"], "evaluation": trainer.rows["validation"]}
     found = trainer.task.baselines(None, None, raw, False)
     assert found["majority tag"] == {"value": 0.0, "kind": "floor"}
