@@ -172,8 +172,9 @@ def windows(
         raise RecipeError(
             f"data.max_length: {max_length} tokens leave no room for a word; give at least {max_length - room + 1}"
         )
+    spaced = prefers_spaces(tokenizer)
     encoded = tokenizer(
-        [_pieces(sentence, prefers_spaces(tokenizer)) for sentence in sentences],
+        [pieces(sentence, spaced) for sentence in sentences],
         is_split_into_words=True,
         truncation=True,
         max_length=max_length,
@@ -184,11 +185,11 @@ def windows(
     owner = encoded["overflow_to_sample_mapping"]
     best: dict[tuple[int, int], tuple[int, int, int]] = {}  # (sentence, piece): (distance, window, place)
     for window, sentence in enumerate(owner):
-        pieces = encoded.word_ids(window)
-        inner = [i for i, n in enumerate(pieces) if n is not None]
+        numbers = encoded.word_ids(window)
+        inner = [i for i, n in enumerate(numbers) if n is not None]
         for i in inner:
-            key, distance = (sentence, pieces[i]), min(i - inner[0], inner[-1] - i)
-            first = i == inner[0] or pieces[i - 1] != pieces[i]
+            key, distance = (sentence, numbers[i]), min(i - inner[0], inner[-1] - i)
+            first = i == inner[0] or numbers[i - 1] != numbers[i]
             if first and (key not in best or distance > best[key][0]):
                 best[key] = (distance, window, i)
     reads = [[-1] * len(ids) for ids in encoded["input_ids"]]
@@ -197,8 +198,8 @@ def windows(
     return list(zip(owner, encoded["input_ids"], reads, strict=True))
 
 
-def _pieces(sentence: Sequence[tuple[str, int]], spaced: bool) -> list[str]:
+def pieces(sentence: Sequence[tuple[str, int]], spaced: bool) -> list[str]:
     """Words as the tokenizer is given them; a mark has no space before it."""
     words = [word for word, number in sentence if number != MARK]
-    pieces = iter(join(words) if spaced else words)
-    return [next(pieces) if number != MARK else mark for mark, number in sentence]
+    given = iter(join(words) if spaced else words)
+    return [next(given) if number != MARK else mark for mark, number in sentence]

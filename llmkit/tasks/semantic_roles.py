@@ -41,11 +41,11 @@ class SemanticRoles(TokenClassification):
         tags = ["O" if re.fullmatch(r"[BI]-(C-)?V", tag) else tag for tag in read["tags"]]
         return {"tokens": read["tokens"], "predicate": number_of(frame.get("predicate"), read["tokens"]), "tags": tags}
 
-    def shown(self, row: Mapping[str, Any], tokenizer: Any) -> list[tuple[str, int]]:
+    def shown(self, row: Mapping[str, Any], mark: str) -> list[tuple[str, int]]:
         from llmkit.data.tagging import MARK, UNREAD
 
-        words, at, mark = super().shown(row, tokenizer), row["predicate"], (self._mark(tokenizer), MARK)
-        return [*words[:at], mark, (words[at][0], UNREAD), mark, *words[at + 1 :]]
+        words, at = super().shown(row, mark), row["predicate"]
+        return [*words[:at], (mark, MARK), (words[at][0], UNREAD), (mark, MARK), *words[at + 1 :]]
 
     def clues(self, row: Mapping[str, Any]) -> list[Any]:
         """Each word, and on which side of the predicate it stands."""
@@ -53,13 +53,10 @@ class SemanticRoles(TokenClassification):
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
         super().ready_tokenizer(tokenizer)
-        if self._mark(tokenizer) is None:
+        if not (tokenizer.sep_token or tokenizer.eos_token):
             raise RecipeError(
                 f"{type(tokenizer).__name__} has no separator (sep_token, eos_token) to mark predicates with"
             )
-
-    def _mark(self, tokenizer: Any) -> str | None:
-        return tokenizer.sep_token or tokenizer.eos_token
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The same with `predicate`, the number of its word (from 0), where `given` has that or words that stand once."""
@@ -81,10 +78,3 @@ class SemanticRoles(TokenClassification):
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         spans = [{**answer["predicate"], "label": "V"}, *answer["roles"]]
         return super().show({**answer, "roles": spans}, given)
-
-    def asking(self, row: Mapping[str, Any]) -> str:
-        from llmkit.data.tagging import join
-
-        pieces, at = join(row["tokens"]), row["predicate"]
-        parts = tuple("".join(part) for part in (pieces[:at], pieces[at : at + 1], pieces[at + 1 :]))
-        return f"mark = tag.tokenizer.sep_token or tag.tokenizer.eos_token\nprint(tag(mark.join({parts!r})))"

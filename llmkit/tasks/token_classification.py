@@ -74,7 +74,7 @@ class TokenClassification(Task):
     def model_kwargs(self) -> dict[str, Any]:
         return {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
 
-    def shown(self, row: Mapping[str, Any], tokenizer: Any) -> list[tuple[str, int]]:
+    def shown(self, row: Mapping[str, Any], mark: str) -> list[tuple[str, int]]:
         """What the encoder sees of a row: each word with its number, see `data.tagging.windows`."""
         return [(word, i) for i, word in enumerate(row["tokens"])]
 
@@ -82,7 +82,8 @@ class TokenClassification(Task):
         from llmkit.data.tagging import windows
 
         ids = {name: i for i, name in enumerate(self.labels)}
-        shown = [self.shown(dict(zip(rows, row, strict=True)), tokenizer) for row in zip(*rows.values(), strict=True)]
+        mark = tokenizer.sep_token or tokenizer.eos_token
+        shown = [self.shown(dict(zip(rows, row, strict=True)), mark) for row in zip(*rows.values(), strict=True)]
         features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "words": [], "row": []}
         for row, input_ids, words in windows(shown, tokenizer, max_length):
             features["input_ids"].append(input_ids)
@@ -238,11 +239,23 @@ class TokenClassification(Task):
         return " ".join((out + text[at:]).split())
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        load = f"tag = pipeline('token-classification', {folder!r}, aggregation_strategy='first')"
-        return f"from transformers import pipeline\n\n{load}\n{self.asking(row)}"
+        """By words, as the model was trained: a pipeline takes "Berlin," for one."""
+        from llmkit.data.tagging import MARK, pieces
 
-    def asking(self, row: Mapping[str, Any]) -> str:
-        """The last lines of the snippet: `tag` asked of a row."""
-        from llmkit.data.tagging import join
-
-        return f"print(tag({''.join(join(row['tokens']))!r}))"
+        shown = self.shown(row, "mark")
+        words = ["mark" if n == MARK else repr(w) for (_, n), w in zip(shown, pieces(shown, True), strict=True)]
+        marks = ["mark = tokenizer.sep_token or tokenizer.eos_token"] if "mark" in words else []
+        return "\n".join(
+            [
+                "from transformers import AutoModelForTokenClassification, AutoTokenizer\n",
+                f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+                f"model = AutoModelForTokenClassification.from_pretrained({folder!r})",
+                *marks,
+                f"words = [{', '.join(words)}]",
+                "batch = tokenizer(words, is_split_into_words=True, return_tensors='pt')",
+                "best = model(**batch).logits[0].argmax(-1).tolist()",
+                "numbers = batch.word_ids()",
+                "tags = [model.config.id2label[best[numbers.index(n)]] if n in numbers else 'O' for n in range(len(words))]",
+                "print(list(zip(words, tags)))",
+            ]
+        )
