@@ -152,12 +152,21 @@ def _converse(model: Any, options: dict[str, Any]) -> None:
 
 def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = None) -> list[str]:
     """Texts as typed, of stdin (-), or of one file: its lines (.txt) or the first of `columns` that its rows have."""
+    name, values = read_values(words, columns, column)
+    if missing := [where for where, value in values if not isinstance(value, str)]:
+        raise RecipeError(f"{missing[0]}: no text in {name!r} ({plural(len(missing), 'such row')})")
+    return [value for _, value in values]
+
+
+def read_values(
+    words: list[str], columns: tuple[str, ...], column: str | None = None
+) -> tuple[str, list[tuple[str, Any]]]:
+    """`(the column, [(where, value) …])` of the same; in a file a value may be of any type."""
     from llmkit.data import sources
 
-    if words == ["-"]:
-        return [line for line in sys.stdin.read().splitlines() if line.strip()]
     if not _is_file(words):
-        return words
+        typed = [line for line in sys.stdin.read().splitlines() if line.strip()] if words == ["-"] else words
+        return "", [(f"input {i}", text) for i, text in enumerate(typed, 1)]
     path = Path(words[0])
     rows = list(sources.find(words[0], "test", document="line")[0].rows())
     whys = [
@@ -175,9 +184,7 @@ def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = 
         raise RecipeError(
             f"{path}: no column {' or '.join(repr(c) for c in ((column,) if column else columns))}; its columns are {', '.join(there)}"
         )
-    if missing := [where for where, row in rows if not isinstance(row.get(name), str)]:
-        raise RecipeError(f"{missing[0]}: no text in {name!r} ({plural(len(missing), 'such row')})")
-    return [row[name] for _, row in rows]
+    return name, [(where, row.get(name)) for where, row in rows]
 
 
 def predict(args: Namespace) -> None:
@@ -212,10 +219,11 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
 
     if len(task.asks) == 1:
         (asked,) = task.asks
-        return read_texts(words, (asked, *task.columns[asked]), column)
-    lines = read_texts(words, (), column) if not _is_file(words) else []
-    rows = list(sources.find(words[0], "test")[0].rows()) if not lines else []
-    rows += [(f"input {i}", _json_object(line)) for i, line in enumerate(lines, 1)]
+        rows = [(w, {asked: v}) for w, v in read_values(words, (asked, *task.columns[asked]), column)[1]]
+    elif _is_file(words):
+        rows = list(sources.find(words[0], "test")[0].rows())
+    else:
+        rows = [(where, _json_object(line)) for where, line in read_values(words, (), column)[1]]
     found, faults = [], []
     for where, row in rows:
         try:
@@ -224,12 +232,13 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
             there = {c: next((row[n] for n in (c, *task.columns[c]) if n in row), None) for c in task.asks}
             if missing := [c for c, value in there.items() if value is None]:
                 raise ValueError(f"no {' and no '.join(missing)}; {task.name} asks for {', '.join(task.asks)}")
-            found.append(there)
+            found.append(task.read_input(there))
         except ValueError as e:
             faults.append(f"{where}: {e}")
     if faults:
         example = json.dumps(dict.fromkeys(task.asks, "…"), ensure_ascii=False)
-        raise RecipeError(*faults[:5], f"give a file with these columns, or type a JSON object: '{example}'")
+        fix = f"give a file with these columns, or type a JSON object: '{example}'"
+        raise RecipeError(*faults[:5], *([fix] if len(task.asks) > 1 else []))
     return found
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 VERBS = {
     "train": "train a recipe: a name, a .py, a .yaml, or a task's name",
     "generate": "continue a prompt, prompts from a file, or talk",
-    "predict": "classify, or fill masks: by the model's task",
+    "predict": "classify, tag, or fill masks: by the model's task",
     "evaluate": "the task's metrics on new data, with 95 % intervals",
     "search": "an index of texts by their embeddings: build, query, evaluate",
     "preview": "examples exactly as the model sees them",

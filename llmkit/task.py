@@ -158,9 +158,21 @@ class Task:
         """What stands beside the metrics in metrics.json (a report by class), as JSON."""
         return {}
 
+    def say_label(self, label: int, token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+        """What `preview` writes behind a token whose label this is; empty where the token says it."""
+        return "" if label == token else tokenizer.decode([label])
+
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
         return {}
+
+    def read_input(self, given: Mapping[str, Any]) -> Any:
+        """An input to `predict` from the columns that it `asks` for, of whatever type they are; of one column, its text
+        alone. Raises ValueError that says what is wrong."""
+        for column, value in given.items():
+            if not isinstance(value, str):
+                raise ValueError(f"no text in {column!r} but {type(value).__name__}")
+        return dict(given) if len(given) > 1 else next(iter(given.values()))
 
     def predict(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Sequence[Any]

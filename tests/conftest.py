@@ -40,6 +40,16 @@ REVIEWS = [
     ]
     for _ in range(4)
 ]
+TAGGED = [
+    {"tokens": tokens.split(), "tags": tags.split()}
+    for tokens, tags in [
+        ("Mia lives in New York .", "B-PER O O B-LOC I-LOC O"),
+        ("小猫 住 在 北京 。", "B-PER O O B-LOC O"),
+        ("The internationalisation of Berlin , said Anna Schmidt", "O O O B-LOC O O B-PER I-PER"),
+        ("Nobody came", "O O"),
+    ]
+    for _ in range(6)
+]
 
 
 @pytest.fixture(autouse=True, scope="session")

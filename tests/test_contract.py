@@ -10,18 +10,29 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EXACT, REVIEWS, TEXTS
+from conftest import EXACT, REVIEWS, TAGGED, TEXTS
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
 from llmkit.cli import command
 from llmkit.errors import RecipeError
-from llmkit.tasks import TASKS, CausalLM, MaskedLM, SentenceEmbedding, TextClassification, find_task
+from llmkit.tasks import (
+    TASKS,
+    CausalLM,
+    MaskedLM,
+    SemanticRoles,
+    SentenceEmbedding,
+    TextClassification,
+    TokenClassification,
+    find_task,
+)
 
 ROWS: dict[type, list[dict]] = {
     CausalLM: [{"text": t} for t in TEXTS],
     MaskedLM: [{"text": t} for t in TEXTS],
     TextClassification: REVIEWS,
+    TokenClassification: TAGGED,
+    SemanticRoles: [{**row, "predicate": 1} for row in TAGGED],
     SentenceEmbedding: [{"anchor": t[: len(t) // 2], "positive": t[len(t) // 2 :]} for t in TEXTS[:8]],
 }
 
@@ -102,13 +113,14 @@ def test_a_saved_folder_answers_by_itself(task: type, tiny_gpt2: Path, tiny_bert
     result = run(recipe_for(task, tiny_gpt2, tiny_bert, tmp_path / "r"))
     model = llmkit.load(str(result.output))
     assert model.task == result.trainer.task
-    text = next(iter(ROWS[task][0].values()))
+    row = {"response": "a fine film", **ROWS[task][0]}
+    text = row.get(task.asks[0], TEXTS[0]) if len(task.asks) == 1 else {column: row[column] for column in task.asks}
     if task.can_generate:
         assert model.generate(text, max_new_tokens=3).startswith(text)
         with pytest.raises(RecipeError, match="does not predict"):
             model.predict(text)
     else:
-        assert isinstance(model.predict(text), dict)
+        assert isinstance(model.predict([text])[0], dict)
         with pytest.raises(RecipeError, match="does not generate"):
             model.generate(text)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmkit.data import conll
 from llmkit.errors import RecipeError, suggest
 from llmkit.models import bundled
 
@@ -161,10 +162,16 @@ def folder_has(path: Any, part: str) -> bool:
 
 
 def _from_memory(rows: Any) -> Iterator[Row]:
-    labels = {k: f for k, f in (getattr(rows, "features", None) or {}).items() if hasattr(f, "int2str")}
+    features = {k: getattr(f, "feature", f) for k, f in (getattr(rows, "features", None) or {}).items()}
+    labels = {k: f for k, f in features.items() if hasattr(f, "int2str")}  # of the column, or of the lists in it
+
+    def named(column: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [named(column, v) for v in value]
+        return labels[column].int2str(value) if value is not None and value >= 0 else value
+
     for i, row in enumerate(rows):
-        named = {k: labels[k].int2str(v) if k in labels and v is not None and v >= 0 else v for k, v in row.items()}
-        yield f"row {i + 1}", named
+        yield f"row {i + 1}", {k: named(k, v) if k in labels else v for k, v in row.items()}
 
 
 def _hub(name: str, split: str, part: str, spec: str) -> Source:
@@ -316,4 +323,9 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".tsv": _read_tsv,
     ".parquet": _read_table,
     ".arrow": _read_table,
+    ".conllu": lambda p: conll.read_conllu(str(p), _decoded(p, lambda f: f)),
+    **dict.fromkeys(
+        (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".annotated"),
+        lambda p: conll.read_columns(str(p), _decoded(p, lambda f: f)),
+    ),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -50,6 +51,28 @@ def language_model(examples: np.ndarray) -> dict[str, float]:
     loss = nats / tokens
     scores = {"loss": loss, "perplexity": math.exp(min(loss, 700))}
     return {**scores, "bits_per_byte": nats / math.log(2) / size[0]} if size else scores
+
+
+def span_counts(true: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """`[right, predicted, true]` spans of each label in a sentence's tags, and of all other labels: (labels + 1, 3)."""
+    from llmkit.data.tagging import spans
+
+    found, wanted = set(spans(predicted)), set(spans(true))
+    counts, at = np.zeros((len(labels) + 1, 3)), {label: i for i, label in enumerate(labels)}
+    for column, these in enumerate((found & wanted, found, wanted)):
+        for label, _, _ in these:
+            counts[at.get(label, len(labels)), column] += 1
+    return counts
+
+
+def span_scores(counts: Sequence[float]) -> dict[str, float]:
+    """`f1`, `precision` and `recall` of `[right, predicted, true]` spans; 0 where there are none."""
+    right, predicted, true = map(float, counts)
+    return {
+        "f1": 2 * right / max(predicted + true, 1),
+        "precision": right / max(predicted, 1),
+        "recall": right / max(true, 1),
+    }
 
 
 def intervals(task: Any, examples: np.ndarray, resamples: int = 300, seed: int = 0) -> dict[str, tuple[float, float]]:

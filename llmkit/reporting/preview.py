@@ -25,7 +25,7 @@ def preview(recipe: Recipe, count: int = 3) -> str:
         (feature,) = view.__getitems__([(i, 0, False)])
         batch = task.collate([feature], tokenizer, layout)
         shown.append(_show(i, feature, batch, tokenizer, prepared.recipe.task))
-    head = "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said where something else is seen; ‖ parts documents"
+    head = "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said of it or in its place; ‖ parts documents"
     return head + "\n\n" + "\n\n".join(shown)
 
 
@@ -40,8 +40,9 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
     text, learning = "", False
     for at, token in enumerate(ids):
         label = labels[at].item() if per_token else -100
-        piece = tokenizer.decode([token]) + ("" if label in (-100, token) else f"⟦{tokenizer.decode([label])}⟧")
         learns = label != -100
+        said = task.say_label(label, token, tokenizer) if learns else ""
+        piece = tokenizer.decode([token]) + (f"⟦{said}⟧" if said else "")
         text += (
             "»" * (learning and not learns)
             + "‖" * (at in starts)

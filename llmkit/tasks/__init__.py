@@ -10,12 +10,30 @@ from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
 from llmkit.tasks.causal_lm import CausalLM
 from llmkit.tasks.masked_lm import MaskedLM
+from llmkit.tasks.semantic_roles import SemanticRoles
 from llmkit.tasks.sentence_embedding import SentenceEmbedding
 from llmkit.tasks.text_classification import TextClassification
+from llmkit.tasks.token_classification import TokenClassification
 
-TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification, SentenceEmbedding)
+TASKS: tuple[type[Task], ...] = (
+    CausalLM,
+    MaskedLM,
+    TextClassification,
+    TokenClassification,
+    SemanticRoles,
+    SentenceEmbedding,
+)
 
-__all__ = ["TASKS", "CausalLM", "MaskedLM", "SentenceEmbedding", "TextClassification", "find_task"]
+__all__ = [
+    "TASKS",
+    "CausalLM",
+    "MaskedLM",
+    "SemanticRoles",
+    "SentenceEmbedding",
+    "TextClassification",
+    "TokenClassification",
+    "find_task",
+]
 
 
 def find_task(name: str) -> type[Task]:

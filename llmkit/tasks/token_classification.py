@@ -1,0 +1,261 @@
+"""Token classification: a tag for each word, and with it labelled spans (named entities, parts of speech)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from llmkit.errors import RecipeError
+from llmkit.task import Batch, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+
+
+@dataclass(frozen=True)
+class TokenClassification(Task):
+    """Words and a tag of each. Tags of any scheme (IOB1, IOB2, BIOES, BMES, bare names) are read as spans and kept in
+    IOB2. A word's first sub-word is labelled; a sentence longer than a row becomes several that overlap, and each of its
+    words is learned from and scored once."""
+
+    labels: tuple[str, ...] = ()
+    """tags in the order of the logits (left out: those of the training rows, sorted); any other teaches nothing, and
+    counts as missed"""
+
+    name: ClassVar[str] = "token-classification"
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "tokens": ("words", "text", "sentence"),
+        "tags": ("ner_tags", "labels", "ner", "upos"),
+    }
+    auto_class: ClassVar[str] = "AutoModelForTokenClassification"
+    metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
+    primary: ClassVar[str] = "f1"
+    asks: ClassVar[tuple[str, ...]] = ("tokens",)
+    answers: ClassVar[str] = "entities"
+
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
+        from llmkit.data.tagging import read_tags, read_words
+
+        words = read_words(row.get("tokens"))
+        return {"tokens": words, "tags": read_tags(row.get("tags"), words)}
+
+    def fit(self, rows: Dataset) -> Self:
+        found = {"O"}.union(*rows["tags"])
+        if len(found) == 1:
+            raise RecipeError("data.train: every tag is O: nothing to find")
+        return self if self.labels else self.replace(labels=tuple(sorted(found)))
+
+    def check_rows(self, rows: Dataset, part: str) -> list[str]:
+        from llmkit.console import plural, say
+
+        known = {"O", *self.labels}
+        if foreign := [tag for tags in rows["tags"] for tag in tags if tag not in known]:
+            names = ", ".join(sorted(set(foreign))[:8])
+            say(f"{part}: {plural(len(foreign), 'word')} with tags that training never saw ({names})", "warning")
+        return []
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        from llmkit.data.tagging import join
+
+        return ("".join(join(words)) for words in rows["tokens"])
+
+    def ready_tokenizer(self, tokenizer: Any) -> None:
+        if not tokenizer.is_fast:
+            raise RecipeError(
+                f"{type(tokenizer).__name__} cannot say which word a sub-word is of; give a fast tokenizer"
+            )
+
+    def with_config(self, config: Any) -> Self:
+        return self if self.labels else self.replace(labels=tuple(config.id2label[i] for i in range(config.num_labels)))
+
+    def model_kwargs(self) -> dict[str, Any]:
+        return {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
+
+    def shown(self, row: Mapping[str, Any], mark: str) -> list[tuple[str, int]]:
+        """What the encoder sees of a row: each word with its number, see `data.tagging.windows`."""
+        return [(word, i) for i, word in enumerate(row["tokens"])]
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+        from llmkit.data.tagging import windows
+
+        ids = {name: i for i, name in enumerate(self.labels)}
+        mark = tokenizer.sep_token or tokenizer.eos_token
+        shown = [self.shown(dict(zip(rows, row, strict=True)), mark) for row in zip(*rows.values(), strict=True)]
+        features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "words": [], "row": []}
+        for row, input_ids, words in windows(shown, tokenizer, max_length):
+            features["input_ids"].append(input_ids)
+            features["labels"].append([ids.get(rows["tags"][row][n], -100) if n >= 0 else -100 for n in words])
+            features["words"].append(words)
+            features["row"].append(row)
+        return features
+
+    def say_label(self, label: int, token: int, tokenizer: Any) -> str:
+        return self.labels[label] if self.labels[label] != "O" else ""
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
+        from llmkit.data import collation
+
+        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
+        return {**batch, "labels": collation.pad([f["labels"] for f in features], collation.IGNORED)}
+
+    def _nll(self, model: Any, batch: Batch) -> tuple[Any, torch.Tensor]:
+        import torch.nn.functional as F
+
+        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
+        nll = F.cross_entropy(outputs.logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="none")
+        return outputs, nll.view_as(batch["labels"])
+
+    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        outputs, nll = self._nll(model, batch)
+        return nll.sum(), outputs
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return (batch["labels"] != -100).sum()
+
+    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
+        """`[likeliest tag, nats of the true one]` of each sub-word: (rows, longest, 2)."""
+        import torch
+
+        outputs, nll = self._nll(model, batch)
+        return torch.stack([outputs.logits.argmax(-1).float(), nll], dim=-1)
+
+    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
+        """`[nats, words, right, predicted, true spans of each label …]` of each sentence."""
+        import numpy as np
+
+        from llmkit.evaluation.metrics import span_counts
+
+        predicted, nats = [["O"] * len(tags) for tags in rows["tags"]], np.zeros((len(rows), 2))
+        for feature, output in zip(features, outputs, strict=True):
+            for word, label, (tag, nll) in zip(feature["words"], feature["labels"], output, strict=False):
+                if word >= 0:
+                    predicted[feature["row"]][word] = self.labels[int(tag)]
+                    nats[feature["row"]] += (nll, 1) if label != -100 else 0
+        pairs, kinds = zip(rows["tags"], predicted, strict=True), self._kinds()
+        return np.column_stack([nats, [span_counts(*pair, kinds).ravel() for pair in pairs]])
+
+    def _kinds(self) -> list[str]:
+        """The labels of spans, without prefixes."""
+        from llmkit.data.tagging import parse
+
+        return sorted({kind for label in self.labels if (kind := parse(label)[1])})
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
+        from llmkit.evaluation.metrics import span_scores
+
+        nats, words, *counts = examples.sum(0).tolist()
+        return {"loss": nats / max(words, 1), **span_scores([sum(counts[i::3]) for i in range(3)])}
+
+    def details(self, examples: np.ndarray) -> dict[str, Any]:
+        """`by_label`: the scores of each, and how many true spans it has (`support`)."""
+        from llmkit.evaluation.metrics import span_scores
+
+        counts = examples[:, 2:].sum(0).reshape(-1, 3)
+        named = zip([*self._kinds(), "(not in training)"], counts, strict=True)
+        return {"by_label": {k: {**span_scores(c), "support": int(c[2])} for k, c in named if c[1:].any()}}
+
+    def clues(self, row: Mapping[str, Any]) -> list[Any]:
+        """What the dictionary tagger looks up for each word."""
+        return row["tokens"]
+
+    def baselines(
+        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
+    ) -> dict[str, Any]:
+        from llmkit.evaluation.baselines import constant_tagger, dictionary_tagger
+        from llmkit.evaluation.metrics import span_counts, span_scores
+
+        def f1(tagger: Any) -> float:
+            counts = sum(span_counts(row["tags"], tagger(self.clues(row)), ()) for row in rows["evaluation"])
+            return span_scores(counts.sum(0))["f1"]
+
+        by_word = dictionary_tagger((self.clues(row), row["tags"]) for row in rows["train"])
+        return {
+            "majority tag": {"value": f1(constant_tagger(rows["train"]["tags"])), "kind": "floor"},
+            "dictionary": {"value": f1(by_word), "kind": "reference"},
+        }
+
+    def read_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        self.question(given)
+        sentence, rest = given["tokens"], {k: v for k, v in given.items() if k != "tokens"}
+        return {"text" if isinstance(sentence, str) else "tokens": sentence, **rest}
+
+    def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """An input (`tokens`, or `text`) with all that is needed to answer: text, words, their places. Raises ValueError."""
+        from llmkit.data.tagging import situate
+
+        return situate(given.get("tokens", given.get("text")))
+
+    def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """`{"text", "entities": [{"text", "label", "start", "end", "score"}]}` of each text or list of words: places in
+        characters, the score the mean probability of the words' tags."""
+        try:
+            asked = [self.question(i if isinstance(i, Mapping) else {"tokens": i}) for i in inputs]
+        except ValueError as e:
+            raise RecipeError(f"{self.name}: {e}") from None
+        return [self.answer(*pair) for pair in zip(asked, self._tag(model, tokenizer, asked), strict=True)]
+
+    def _tag(self, model: Any, tokenizer: Any, asked: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, float]]]:
+        """The tag of each word, and its probability."""
+        import torch
+
+        from llmkit.models.loading import positions
+
+        limit = min(positions(model.config, tokenizer) or self.default_max_length, self.default_max_length)
+        found = [[("O", 1.0)] * len(question["tokens"]) for question in asked]
+        rows = {key: [question[key] for question in asked] for key in asked[0]}
+        columns = self.encode({**rows, "tags": [["O"] * len(words) for words in found]}, tokenizer, limit)
+        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        for start in range(0, len(features), 32):
+            part = features[start : start + 32]
+            batch = {k: v.to(model.device) for k, v in self.collate(part, tokenizer, "padded").items() if k != "labels"}
+            with torch.no_grad():
+                best = model(**batch).logits.float().softmax(-1).max(-1)
+            for feature, scores, labels in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
+                for word, score, label in zip(feature["words"], scores, labels, strict=False):
+                    if word >= 0:
+                        found[feature["row"]][word] = (self.labels[label], score)
+        return found
+
+    def answer(self, question: Mapping[str, Any], tags: Sequence[tuple[str, float]]) -> dict[str, Any]:
+        """What `predict` gives, from the tag and probability of each word."""
+        from llmkit.data.tagging import spans
+
+        text, places, found = question["text"], question["places"], []
+        for label, first, last in spans(tag for tag, _ in tags):
+            start, end = places[first][0], places[last - 1][1]
+            score = sum(p for _, p in tags[first:last]) / (last - first)
+            found.append({"text": text[start:end], "label": label, "start": start, "end": end, "score": score})
+        return {"text": text, self.answers: found}
+
+    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+        """The text, each span in brackets with its label."""
+        text, at, out = answer["text"], 0, ""
+        for span in sorted(answer[self.answers], key=lambda s: s["start"]):
+            out += f"{text[at : span['start']]}[{span['text']} {span['label']}]"
+            at = span["end"]
+        return " ".join((out + text[at:]).split())
+
+    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
+        """By words, as the model was trained: a pipeline takes "Berlin," for one."""
+        from llmkit.data.tagging import MARK, pieces
+
+        shown = self.shown(row, "mark")
+        words = ["mark" if n == MARK else repr(w) for (_, n), w in zip(shown, pieces(shown, True), strict=True)]
+        marks = ["mark = tokenizer.sep_token or tokenizer.eos_token"] if "mark" in words else []
+        return "\n".join(
+            [
+                "from transformers import AutoModelForTokenClassification, AutoTokenizer\n",
+                f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
+                f"model = AutoModelForTokenClassification.from_pretrained({folder!r})",
+                *marks,
+                f"words = [{', '.join(words)}]",
+                "batch = tokenizer(words, is_split_into_words=True, return_tensors='pt')",
+                "best = model(**batch).logits[0].argmax(-1).tolist()",
+                "numbers = batch.word_ids()",
+                "tags = [model.config.id2label[best[numbers.index(n)]] if n in numbers else 'O' for n in range(len(words))]",
+                "print(list(zip(words, tags)))",
+            ]
+        )
