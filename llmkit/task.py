@@ -79,10 +79,18 @@ class Task:
         """llmkit's own name for it, or `module:Class` for a task from elsewhere."""
         return cls.name if cls.__module__.startswith("llmkit.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
 
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any] | ValueError]:
         """The raw row as this task keeps it: `columns`, of one type each; a list where a raw row holds several (the
-        questions of an article). Raises ValueError that says what is wrong."""
+        questions of an article), a bad one of them as the ValueError that says why. Raises ValueError."""
         return {column: read_text(row, column) for column in self.columns}
+
+    def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What a raw row of a file, or a typed JSON object, asks of `predict`: mappings of `asks`; several where a raw
+        row holds several. Raises ValueError that says what is missing."""
+        found = {c: next((row[n] for n in (c, *self.columns[c]) if row.get(n) is not None), None) for c in self.asks}
+        if missing := [c for c, value in found.items() if value is None]:
+            raise ValueError(f"no {' and no '.join(missing)}; {self.name} asks for {', '.join(self.asks)}")
+        return [found]
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
         """Faults of a part's rows that only the fitted task can see (labels that training never saw)."""

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EXACT, REVIEWS, TEXTS
+from conftest import EXACT, QUESTIONS, REVIEWS, TEXTS
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
 from llmkit.cli import command
 from llmkit.errors import RecipeError
-from llmkit.tasks import TASKS, CausalLM, MaskedLM, TextClassification, find_task
+from llmkit.tasks import TASKS, CausalLM, MaskedLM, QuestionAnswering, TextClassification, find_task
 
 ROWS: dict[type, list[dict]] = {
     CausalLM: [{"text": t} for t in TEXTS],
     MaskedLM: [{"text": t} for t in TEXTS],
     TextClassification: REVIEWS,
+    QuestionAnswering: QUESTIONS,
 }
 
 
@@ -100,7 +101,7 @@ def test_a_saved_folder_answers_by_itself(task: type, tiny_gpt2: Path, tiny_bert
     result = run(recipe_for(task, tiny_gpt2, tiny_bert, tmp_path / "r"))
     model = llmkit.load(str(result.output))
     assert model.task == result.trainer.task
-    text = ROWS[task][0]["text"]
+    text = ROWS[task][0]["text"] if len(task.asks) == 1 else {column: ROWS[task][0][column] for column in task.asks}
     if task.can_generate:
         assert model.generate(text, max_new_tokens=3).startswith(text)
         with pytest.raises(RecipeError, match="does not predict"):

@@ -36,7 +36,7 @@ model = getattr(transformers, config.architectures[0]).from_pretrained(sys.argv[
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 out = model(**tokenizer("a fine film", return_tensors="pt"))
 assert "llmkit" not in sys.modules
-print(json.dumps(list(out.logits.shape)))
+print(json.dumps(list(out[0].shape)))
 """
 
 

@@ -10,11 +10,12 @@ from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
 from llmkit.tasks.causal_lm import CausalLM
 from llmkit.tasks.masked_lm import MaskedLM
+from llmkit.tasks.question_answering import QuestionAnswering
 from llmkit.tasks.text_classification import TextClassification
 
-TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification)
+TASKS: tuple[type[Task], ...] = (CausalLM, MaskedLM, TextClassification, QuestionAnswering)
 
-__all__ = ["TASKS", "CausalLM", "MaskedLM", "TextClassification", "find_task"]
+__all__ = ["TASKS", "CausalLM", "MaskedLM", "QuestionAnswering", "TextClassification", "find_task"]
 
 
 def find_task(name: str) -> type[Task]:
