@@ -6,6 +6,7 @@ stdout is the answer, stderr is the talk.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
@@ -229,10 +230,7 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
         try:
             if not isinstance(row, Mapping):
                 raise ValueError(str(row) if isinstance(row, ValueError) else "not a JSON object")
-            there = {c: next((row[n] for n in (c, *task.columns[c]) if n in row), None) for c in task.asks}
-            if missing := [c for c, value in there.items() if value is None]:
-                raise ValueError(f"no {' and no '.join(missing)}; {task.name} asks for {', '.join(task.asks)}")
-            found.append(task.read_input(there))
+            found += task.read_question(row)
         except ValueError as e:
             faults.append(f"{where}: {e}")
     if faults:
@@ -252,7 +250,8 @@ def _json_object(line: str) -> Any:
 def _is_file(words: list[str]) -> bool:
     from llmkit.data.sources import READERS
 
-    return len(words) == 1 and (Path(words[0]).is_file() or Path(words[0]).suffix in READERS)
+    # os.path: a text that is longer than any name can be is no file, and no error
+    return len(words) == 1 and (os.path.isfile(words[0]) or Path(words[0]).suffix in READERS)  # noqa: PTH113
 
 
 def evaluate(args: Namespace) -> None:

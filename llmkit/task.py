@@ -81,10 +81,26 @@ class Task:
         """llmkit's own name for it, or `module:Class` for a task from elsewhere."""
         return cls.name if cls.__module__.startswith("llmkit.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
 
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any] | ValueError]:
         """The raw row as this task keeps it: `columns`, of one type each; a list where a raw row holds several (the
-        questions of an article). Raises ValueError that says what is wrong."""
+        questions of an article), a bad one of them as the ValueError that says why. Raises ValueError."""
         return {column: read_text(row, column) for column in self.columns}
+
+    def asked(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The columns `asks` of a raw row or typed JSON object. Raises ValueError for one that is missing."""
+        found = {c: next((row[n] for n in (c, *self.columns[c]) if row.get(n) is not None), None) for c in self.asks}
+        if missing := [c for c, value in found.items() if value is None]:
+            raise ValueError(f"no {' and no '.join(missing)}; {self.name} asks for {', '.join(self.asks)}")
+        return found
+
+    def read_question(self, row: Mapping[str, Any]) -> list[Any]:
+        """What a raw row asks of `predict`: mappings of `asks`, or texts where it asks for one column; several where a
+        raw row holds several. Raises ValueError that says what is wrong."""
+        found = self.asked(row)
+        for column, value in found.items():
+            if not isinstance(value, str):
+                raise ValueError(f"no text in {column!r} but {type(value).__name__}")
+        return [found if len(found) > 1 else next(iter(found.values()))]
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
         """Faults of a part's rows that only the fitted task can see (labels that training never saw)."""
@@ -160,19 +176,11 @@ class Task:
 
     def say_label(self, label: int, token: int, tokenizer: PreTrainedTokenizerBase) -> str:
         """What `preview` writes behind a token whose label this is; empty where the token says it."""
-        return "" if label == token else tokenizer.decode([label])
+        return "" if label == token else str(tokenizer.decode([label]))
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
         return {}
-
-    def read_input(self, given: Mapping[str, Any]) -> Any:
-        """An input to `predict` from the columns that it `asks` for, of whatever type they are; of one column, its text
-        alone. Raises ValueError that says what is wrong."""
-        for column, value in given.items():
-            if not isinstance(value, str):
-                raise ValueError(f"no text in {column!r} but {type(value).__name__}")
-        return dict(given) if len(given) > 1 else next(iter(given.values()))
 
     def predict(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Sequence[Any]

@@ -51,6 +51,30 @@ TAGGED = [
     for _ in range(6)
 ]
 
+_CROW = "The crow held a piece of cheese, and the fox was hungry."
+_FOX = "从前，有一只狐狸住在山脚下。"
+QUESTIONS = [
+    {
+        "question": question,
+        "context": context,
+        "answers": {"text": [a] if a else [], "answer_start": [context.index(a)] if a else []},
+    }
+    for question, context, a in [
+        ("Who held the cheese?", _CROW, "The crow"),
+        ("What did the crow hold?", _CROW, "a piece of cheese"),
+        ("Who was hungry?", _CROW, "the fox"),
+        ("When did the lion come?", _CROW, None),
+        ("谁住在山脚下？", _FOX, "一只狐狸"),
+        ("狐狸住在哪里？", _FOX, "山脚下"),
+        ("老虎吃什么？", _FOX, None),
+        (
+            "What said the tortoise?",
+            "Slow and steady wins the race, said the tortoise.",
+            "Slow and steady wins the race",
+        ),
+    ]
+]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

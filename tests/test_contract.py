@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EXACT, REVIEWS, TAGGED, TEXTS
+from conftest import EXACT, QUESTIONS, REVIEWS, TAGGED, TEXTS
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
@@ -20,6 +20,7 @@ from llmkit.tasks import (
     TASKS,
     CausalLM,
     MaskedLM,
+    QuestionAnswering,
     SemanticRoles,
     SentenceEmbedding,
     TextClassification,
@@ -33,6 +34,7 @@ ROWS: dict[type, list[dict]] = {
     TextClassification: REVIEWS,
     TokenClassification: TAGGED,
     SemanticRoles: [{**row, "predicate": 1} for row in TAGGED],
+    QuestionAnswering: QUESTIONS,
     SentenceEmbedding: [{"anchor": t[: len(t) // 2], "positive": t[len(t) // 2 :]} for t in TEXTS[:8]],
 }
 

@@ -99,7 +99,11 @@ def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list
         else:
             try:
                 found = task.read_row({column: row.get(name) for column, name in names.items()})
-                yield from found if isinstance(found, list) else [found]
+                for one in found if isinstance(found, list) else [found]:
+                    if isinstance(one, ValueError):
+                        bad.append(f"{where}: {one}")
+                    else:
+                        yield one
             except ValueError as e:
                 bad.append(f"{where}: {e}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -85,3 +86,12 @@ def bigram_loss(train: Any, evaluation: Any) -> float:
     share = seen[before] + followers[before]
     known = (count + followers[before] * unigram[after]) / np.maximum(share, 1)
     return float(-np.log(np.where(share > 0, known, unigram[after])).mean())
+
+
+def likest_sentence(question: str, context: str) -> str:
+    """The sentence of `context` that shares most words with `question` (in Chinese, characters); the first of equals."""
+    from llmkit.evaluation.squad import tokens
+
+    asked = set(tokens(question))
+    sentences = [s for s in re.split(r"(?<=[.!?])\s+|(?<=[。！？])", context) if s.strip()]
+    return max(sentences, key=lambda s: len(asked & set(tokens(s))))

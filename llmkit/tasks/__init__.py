@@ -10,6 +10,7 @@ from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
 from llmkit.tasks.causal_lm import CausalLM
 from llmkit.tasks.masked_lm import MaskedLM
+from llmkit.tasks.question_answering import QuestionAnswering
 from llmkit.tasks.semantic_roles import SemanticRoles
 from llmkit.tasks.sentence_embedding import SentenceEmbedding
 from llmkit.tasks.text_classification import TextClassification
@@ -21,6 +22,7 @@ TASKS: tuple[type[Task], ...] = (
     TextClassification,
     TokenClassification,
     SemanticRoles,
+    QuestionAnswering,
     SentenceEmbedding,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "TASKS",
     "CausalLM",
     "MaskedLM",
+    "QuestionAnswering",
     "SemanticRoles",
     "SentenceEmbedding",
     "TextClassification",

@@ -28,7 +28,7 @@ class SemanticRoles(TokenClassification):
     asks: ClassVar[tuple[str, ...]] = ("tokens", "predicate")
     answers: ClassVar[str] = "roles"
 
-    def read_row(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def read_row(self, row: Mapping[str, Any]) -> Any:
         frames = [row] if row.get("tags") is not None else row.get("frames")
         if not isinstance(frames, (list, tuple)):
             raise ValueError("no tags and no frames")

@@ -36,7 +36,7 @@ class TokenClassification(Task):
     asks: ClassVar[tuple[str, ...]] = ("tokens",)
     answers: ClassVar[str] = "entities"
 
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any]]:
+    def read_row(self, row: Mapping[str, Any]) -> Any:
         from llmkit.data.tagging import read_tags, read_words
 
         words = read_words(row.get("tokens"))
@@ -168,8 +168,8 @@ class TokenClassification(Task):
         from llmkit.evaluation.metrics import span_counts, span_scores
 
         def f1(tagger: Any) -> float:
-            counts = sum(span_counts(row["tags"], tagger(self.clues(row)), ()) for row in rows["evaluation"])
-            return span_scores(counts.sum(0))["f1"]
+            counts = [span_counts(row["tags"], tagger(self.clues(row)), ()).sum(0) for row in rows["evaluation"]]
+            return span_scores(sum(counts))["f1"]
 
         by_word = dictionary_tagger((self.clues(row), row["tags"]) for row in rows["train"])
         return {
@@ -177,10 +177,11 @@ class TokenClassification(Task):
             "dictionary": {"value": f1(by_word), "kind": "reference"},
         }
 
-    def read_input(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        given = self.asked(row)
         self.question(given)
         sentence, rest = given["tokens"], {k: v for k, v in given.items() if k != "tokens"}
-        return {"text" if isinstance(sentence, str) else "tokens": sentence, **rest}
+        return [{"text" if isinstance(sentence, str) else "tokens": sentence, **rest}]
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """An input (`tokens`, or `text`) with all that is needed to answer: text, words, their places. Raises ValueError."""

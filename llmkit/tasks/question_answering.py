@@ -1,0 +1,267 @@
+"""Extractive question answering: where in a context the answer to a question stands, if it stands there.
+
+A context longer than a row is read in overlapping windows, each with the question before it; the answer is the best of
+all windows. `[CLS]` stands for "not in this window" (Devlin et al. 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from llmkit.errors import RecipeError
+from llmkit.task import Batch, Task, read_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+
+UNKNOWN = "unknown"
+TOGETHER = 32  # windows that are answered at a time: a long context has dozens
+
+
+@dataclass(frozen=True)
+class QuestionAnswering(Task):
+    """A question and its context. Scores are those of SQuAD's official script, in percent."""
+
+    stride: int = 128
+    """tokens that neighbouring windows share; at most a third of a row"""
+    max_answer_tokens: int = 30
+    """the longest answer"""
+    n_best: int = 5
+    """how many answers are given, the best first"""
+    unanswerable: bool | None = None
+    """whether a question may have no answer in its context (left out: whether one of the training rows has none)"""
+    null_threshold: float = 0.0
+    """by how much the score (a logit) of no answer must exceed the best answer's to be preferred"""
+    unknown_below: float = 0.0
+    """an answer less probable than this is given as "unknown", and counts as none"""
+
+    name: ClassVar[str] = "question-answering"
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "question": ("query",),
+        "context": ("passage", "document"),
+        "answers": (),
+        "answer": ("answer_text",),
+        "answer_start": ("start",),
+        "is_impossible": (),
+        "paragraphs": (),
+        "qas": (),
+    }
+    formats: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("question", "context", "answers"),
+        ("question", "context", "answer", "answer_start"),
+        ("context", "qas"),
+        ("paragraphs",),
+    )
+    auto_class: ClassVar[str] = "AutoModelForQuestionAnswering"
+    metrics: ClassVar[tuple[str, ...]] = ("exact_match", "f1")
+    primary: ClassVar[str] = "f1"
+    document: ClassVar[str | None] = "context"
+    asks: ClassVar[tuple[str, ...]] = ("question", "context")
+    default_max_length: ClassVar[int] = 384
+
+    def __post_init__(self) -> None:
+        for knob, least in {"stride": 0, "max_answer_tokens": 1, "n_best": 1}.items():
+            if getattr(self, knob) < least:
+                raise RecipeError(f"task.{knob}: {getattr(self, knob)}; at least {least}")
+
+    def read_row(self, row: Mapping[str, Any]) -> list[dict[str, Any] | ValueError]:
+        """`{question, context, answers: {text, answer_start}}` of each question in it."""
+        from llmkit.data import squad
+
+        return squad.read(row)
+
+    def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        from llmkit.data import squad
+
+        return [asked for question in squad.flat(row) for asked in Task.read_question(self, question)]
+
+    def fit(self, rows: Dataset) -> Self:
+        if self.unanswerable is not None:
+            return self
+        return self.replace(unanswerable=any(not answers["text"] for answers in rows["answers"]))
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        yield from dict.fromkeys(rows["context"])
+        yield from rows["question"]
+
+    def model_kwargs(self) -> dict[str, Any]:
+        return {"num_labels": 2}  # the logits of start and end
+
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
+        """Windows, see `data.windows`; of several true answers the first is learned."""
+        from llmkit.data.windows import windows
+
+        spans = [
+            (a["answer_start"][0], a["answer_start"][0] + len(a["text"][0])) if a["text"] else None
+            for a in rows["answers"]
+        ]
+        return windows(rows["question"], rows["context"], spans, tokenizer, max_length, self.stride)
+
+    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
+        import torch
+
+        from llmkit.data import collation
+
+        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
+        if "token_type_ids" in features[0]:
+            batch["token_type_ids"] = collation.pad([f["token_type_ids"] for f in features], 0)
+        for name in ("char_starts", "char_ends"):
+            batch[name] = collation.pad([f[name] for f in features], -1)
+        batch["null"] = torch.tensor([f["null"] for f in features])
+        return {**batch, "labels": torch.tensor([[f["start"], f["end"]] for f in features])}
+
+    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """The mean of start's and end's cross entropy, summed over windows. Padding is no choice: the library's own
+        loss lets it be one, and what a row costs then depends on the longest of its batch."""
+        import torch.nn.functional as F
+
+        outputs, *logits = _logits(model, batch)
+        padding = batch["attention_mask"] == 0
+        start, end = (
+            F.cross_entropy(scores.masked_fill(padding, float("-inf")), wanted, reduction="sum")
+            for scores, wanted in zip(logits, batch["labels"].unbind(1), strict=True)
+        )
+        return (start + end) / 2, outputs
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return (batch["labels"][:, 0] != -100).sum()
+
+    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Of each window `[score of none, log of all other spans' exp(score), scores, starts, ends]`, the last three of
+        its `n_best` spans, in characters of the context: (windows, 2 + 3 n_best)."""
+        import torch
+        import torch.nn.functional as F
+
+        _, starts, ends = _logits(model, batch)
+        null = (starts + ends).gather(1, batch["null"][:, None])
+        outside, longest, nothing = batch["char_starts"] < 0, self.max_answer_tokens, float("-inf")
+        starts, ends = starts.masked_fill(outside, nothing), ends.masked_fill(outside, nothing)
+        spans = starts[:, :, None] + F.pad(ends, (0, longest - 1), value=nothing).unfold(1, longest, 1)
+        spans = F.pad(spans.flatten(1), (0, self.n_best), value=nothing)
+        best = spans.topk(self.n_best)
+        rest = spans.scatter(1, best.indices, nothing).logsumexp(1, keepdim=True)
+        last = starts.shape[1] - 1
+        first = (best.indices // longest).clamp(max=last)
+        final = (first + best.indices % longest).clamp(max=last)
+        places = [batch["char_starts"].gather(1, first), batch["char_ends"].gather(1, final)]
+        return torch.cat([null, rest, best.values, *places], dim=1)
+
+    def answer(self, context: str, windows: np.ndarray) -> tuple[dict[str, Any], float]:
+        """The answer that the `predict_step` of a question's windows gives, and by how much the score of no answer
+        exceeds the best one's. `score` is a probability among all spans of the context, `start` and `end` are characters
+        (None for no answer), `n_best` the best spans, and no answer where that is allowed, ranked."""
+        import numpy as np
+
+        found: dict[tuple[int, int], float] = {}
+        for score, start, end in zip(*(part.ravel() for part in np.split(windows[:, 2:], 3, axis=1)), strict=True):
+            text = context[int(start) : int(end)]  # some tokenizers count the space before a word to it
+            span = int(start) + len(text) - len(text.lstrip()), int(start) + len(text.rstrip())
+            if np.isfinite(score) and text.strip():
+                found[span] = max(float(score), found.get(span, -np.inf))
+        null = float(windows[:, 0].min())
+        best = max(found.values(), default=-np.inf)
+        may_be_none = bool(self.unanswerable) or not found
+        total = np.logaddexp.reduce([*found.values(), *windows[:, 1], null if may_be_none else -np.inf])
+        choices = [(s, {"answer": context[i:j], "start": i, "end": j}) for (i, j), s in found.items()]
+        choices = sorted(choices, key=lambda c: -c[0])[: self.n_best]
+        choices += [(null, {"answer": "", "start": None, "end": None})] * may_be_none
+        given: list[dict[str, Any]] = [{**a, "score": float(np.exp(s - total))} for s, a in choices]
+        first = given[-1 if may_be_none and null - best > self.null_threshold else 0]
+        if first["score"] < self.unknown_below:
+            first = {**first, "answer": UNKNOWN, "start": None, "end": None}
+        return {**first, "n_best": sorted(given, key=lambda a: -a["score"])}, null - best
+
+    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
+        """`[exact match, F1, whether it has an answer, margin of no answer, F1 of the best span]` of each question."""
+        import numpy as np
+
+        from llmkit.evaluation import squad
+
+        row = features.with_format("numpy")["row"][:]
+        examples = []
+        for question, windows in zip(rows, np.split(outputs, np.flatnonzero(np.diff(row)) + 1), strict=True):
+            answer, margin = self.answer(question["context"], windows)
+            said, truths = "" if answer["start"] is None else answer["answer"], question["answers"]["text"]
+            span = next((a["answer"] for a in answer["n_best"] if a["answer"]), "")
+            scores = squad.exact_match(said, truths), squad.f1(said, truths)
+            examples.append([*scores, bool(truths), min(margin, 1e9), squad.f1(span, truths)])
+        return np.array(examples)
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.metrics, (100 * examples[:, :2].mean(0)).tolist(), strict=True))
+
+    def details(self, examples: np.ndarray) -> dict[str, Any]:
+        """Questions with and without an answer apart, and the `null_threshold` that would have served them best."""
+        from llmkit.evaluation.squad import best_threshold
+
+        has = examples[:, 2] == 1
+        if has.all():
+            return {}
+        parts = {"answerable": examples[has], "unanswerable": examples[~has]}
+        threshold, f1 = best_threshold(examples[:, 3], examples[:, 4], has)
+        found = {name: {"questions": len(part), **self.score(part)} for name, part in parts.items() if len(part)}
+        return {**found, "best_null_threshold": {"null_threshold": threshold, "f1": 100 * f1}}
+
+    def baselines(
+        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
+    ) -> dict[str, Any]:
+        from llmkit.evaluation import baselines, squad
+
+        def f1(kind: str, answer: Callable[[str, str], str]) -> dict[str, Any]:
+            found = [squad.f1(answer(r["question"], r["context"]), r["answers"]["text"]) for r in rows["evaluation"]]
+            return {"value": 100 * sum(found) / len(found), "kind": kind}
+
+        none = {"always no answer": f1("floor", lambda question, context: "")} if self.unanswerable else {}
+        whole = {"the whole context": f1("floor", lambda question, context: context)}
+        return {**none, **whole, "the sentence most like the question": f1("reference", baselines.likest_sentence)}
+
+    def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
+        """`{"answer", "start", "end", "score", "n_best"}` of each question, see `answer`."""
+        import numpy as np
+        import torch
+
+        from llmkit.console import plural, say
+        from llmkit.models.loading import positions
+
+        rows: dict[str, list[Any]] = {name: [read_text(given, name) for given in inputs] for name in self.asks}
+        rows["answers"] = [{"text": [], "answer_start": []}] * len(inputs)
+        length = min(positions(model.config, tokenizer) or self.default_max_length, self.default_max_length)
+        columns = self.encode(rows, tokenizer, length)
+        if cut := sum(columns.pop("truncated")):
+            say(f"{plural(cut, 'question')} longer than half of {length} tokens: their ends are not read", "warning")
+        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        outputs = []
+        for at in range(0, len(features), TOGETHER):
+            batch = self.collate(features[at : at + TOGETHER], tokenizer, "padded")
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            with torch.no_grad():
+                outputs.append(self.predict_step(model, batch).cpu().numpy())
+        windows = np.split(np.concatenate(outputs), np.flatnonzero(np.diff(columns["row"])) + 1)
+        return [self.answer(context, w)[0] for context, w in zip(rows["context"], windows, strict=True)]
+
+    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+        said = "(no answer)" if answer["answer"] == "" else answer["answer"]
+        return "\t".join([" ".join(said.split()), f"{answer['score']:.4f}", " ".join(given["question"].split())])
+
+    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
+        return (
+            "from transformers import AutoModelForQuestionAnswering, AutoTokenizer\n\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
+            f"model = AutoModelForQuestionAnswering.from_pretrained({folder!r}).eval()\n"
+            f"question, context = {row['question'][:200]!r}, {row['context'][:600]!r}\n"
+            "inputs = tokenizer(question, context, return_tensors='pt')\n"
+            "outputs = model(**inputs)\n"
+            "start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()\n"
+            "print(tokenizer.decode(inputs['input_ids'][0, start : end + 1]))"
+        )
+
+
+def _logits(model: Any, batch: Batch) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """The model's outputs, and in fp32 its logits of start and end: (windows, longest)."""
+    seen = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch}
+    outputs = model(**seen)
+    return outputs, outputs.start_logits.float(), outputs.end_logits.float()
