@@ -25,7 +25,7 @@ LAYERS = (  # bottom to top; a room stands for its files, but for those that are
     ("task",),
     ("recipe",),
     ("data", "models"),
-    ("evaluation.metrics", "evaluation.baselines"),
+    ("evaluation.metrics", "evaluation.baselines", "evaluation.labels"),
     ("tasks",),
     ("parsing", "generation"),
     ("training",),

@@ -59,6 +59,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
     if not there and head and not isinstance(head[0][1], Mapping):
         return {column: column for column in task.columns}  # not one row could be read: each will be named
     names, faults = {}, []
+    needed = task.formats[0] if len(task.formats) == 1 else () if task.formats else task.columns
     for column, usual in task.columns.items():
         wanted = config.columns.get(column)
         found = [n for n in ((wanted,) if wanted else (column, *usual)) if n in there]
@@ -66,7 +67,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
             names[column] = found[0]
         elif wanted:
             faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); its columns are {', '.join(there)}")
-        elif not task.formats:
+        elif column in needed:
             faults.append(
                 f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME"
             )
@@ -88,6 +89,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
 
 def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
     """The rows that `task.read_row` takes; what is wrong with the others is appended to `bad`."""
+    kinds: dict[str, str] = {}
     for where, row in raw:
         if isinstance(row, ValueError):
             bad.append(f"{where}: {row}")
@@ -96,9 +98,25 @@ def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list
         else:
             try:
                 found = task.read_row({column: row.get(name) for column, name in names.items()})
-                yield from found if isinstance(found, list) else [found]
+                for one in found if isinstance(found, list) else [found]:
+                    _check_kinds(one, kinds)
+                    yield one
             except ValueError as e:
                 bad.append(f"{where}: {e}")
+
+
+def _check_kinds(row: Mapping[str, Any], kinds: dict[str, str]) -> None:
+    """A column holds one kind of value, that of its first row: Arrow would refuse the whole file."""
+    for column, value in row.items():
+        kind = (
+            "a number"
+            if isinstance(value, (int, float))
+            else "text"
+            if isinstance(value, str)
+            else type(value).__name__
+        )
+        if value is not None and kinds.setdefault(column, kind) != kind:
+            raise ValueError(f"{column!r} is {kind}, and {kinds[column]} in the rows before")
 
 
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
