@@ -19,6 +19,7 @@ from llmkit.console import plural, say
 from llmkit.errors import RecipeError
 from llmkit.task import Task
 
+WIDEST = 12  # columns of a table on the screen
 OPTIONS = (
     "max_new_tokens",
     "max_length",
@@ -221,6 +222,8 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
     if len(task.asks) == 1:
         (asked,) = task.asks
         rows = [(w, {asked: v}) for w, v in read_values(words, (asked, *task.columns[asked]), column)[1]]
+    elif column:
+        raise RecipeError(f"--column {column}: {task.name} asks for {', '.join(task.asks)}; name the columns so")
     elif _is_file(words):
         rows = list(sources.find(words[0], "test")[0].rows())
     else:
@@ -278,6 +281,32 @@ def _print_result(result: dict[str, Any], as_json: bool) -> None:
         low, high = result["intervals"][name]
         others = "".join(f"  {other} {found[name]:.4f}" for other, found in result.get("baselines", {}).items())
         print(f"{name} {value:.4f}  [{low:.4f}, {high:.4f}]{others}")
+    for name, detail in result.get("details", {}).items():
+        print()
+        _show_detail(name, detail)
+
+
+def _show_detail(name: str, detail: Any) -> None:
+    """Mappings in a mapping as a table, if a screen is wide enough for it; anything else as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    tabular = isinstance(detail, Mapping) and all(isinstance(row, Mapping) for row in detail.values())
+    heads = list(dict.fromkeys(key for row in detail.values() for key in row)) if tabular else []
+    if heads and set(heads) <= set(detail):
+        heads = list(detail)  # a square, zeros left out of it
+    if len(heads) > WIDEST:
+        print(f"{name}: {len(detail)} × {len(heads)}, see --json")
+    elif not heads:
+        print(f"{name}: {json.dumps(detail, ensure_ascii=False)}")
+    else:
+        table = Table(name, box=None, pad_edge=False)
+        for head in heads:
+            table.add_column(head, justify="right")
+        for key, row in detail.items():
+            cells = (row.get(head, 0) for head in heads)
+            table.add_row(key, *(f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells))
+        Console(width=1000, markup=False, emoji=False, highlight=False).print(table)
 
 
 def search(args: Namespace) -> None:

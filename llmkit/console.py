@@ -80,5 +80,9 @@ def plural(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     if number == 1:
         return f"1 {noun}"
-    ending = {"y": "ies"}.get(noun[-1], noun[-1] + "s") if noun[-2:] not in ("ay", "ey", "oy") else noun[-1] + "s"
+    ending = (
+        {"y": "ies", "s": "ses"}.get(noun[-1], noun[-1] + "s")
+        if noun[-2:] not in ("ay", "ey", "oy")
+        else noun[-1] + "s"
+    )
     return f"{number:,} {noun[:-1]}{ending}"

@@ -118,12 +118,12 @@ def write_yaml(content: Mapping[str, Any], path: str | Path) -> None:
         yaml.dump(dict(content), file)
 
 
-def parse_argv(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """`(nested mapping, YAML files, other words)` of `--part.field value`, `--part.field=value` and the short forms."""
+def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+    """`(nested mapping, YAML files, other words)` of `--part.field value`, `--part.field=value` and the short forms;
+    what is none of these goes to `faults`."""
     nested: dict[str, Any] = {}
     configs: list[str] = []
     other: dict[str, Any] = {}
-    faults: list[str] = []
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -148,8 +148,7 @@ def parse_argv(argv: Sequence[str]) -> tuple[dict[str, Any], list[str], dict[str
         elif value is None and not _is_switch(path):
             faults.append(f"--{flag}: needs a value")
         else:
-            _put(nested, path, value if value is not None else "true")
-    raise_faults(faults)
+            _put(nested, path, value if value is not None else "true", faults)
     return nested, configs, other
 
 
@@ -165,19 +164,21 @@ def _is_switch(path: Sequence[str]) -> bool:
     return bool in _alternatives(hints.get(path[1], bool))
 
 
-def _put(nested: dict[str, Any], path: Sequence[str], value: str) -> None:
+def _put(nested: dict[str, Any], path: Sequence[str], value: str, faults: list[str]) -> None:
     for at, key in enumerate(path[:-1]):
         if isinstance(nested.get(key), Typed) and isinstance(whole := scalar(str(nested[key])), Mapping):
             nested[key] = dict(whole)  # a mapping typed whole, now field by field
         nested = nested.setdefault(key, {})
         if not isinstance(nested, dict):
             given = ".".join(path[: at + 1])
-            raise RecipeError(f"--{'.'.join(path)}: --{given} was given a value already; give one of them")
+            faults.append(f"--{'.'.join(path)}: --{given} was given a value already; give one of them")
+            return
     before, last = nested.get(path[-1]), Typed(value)
     if isinstance(before, dict):
-        if not isinstance(whole := scalar(value), Mapping):
-            raise RecipeError(f"--{'.'.join(path)}: some of its fields were given already; give one of them")
-        nested[path[-1]] = {**before, **whole}
+        if isinstance(whole := scalar(value), Mapping):
+            nested[path[-1]] = {**before, **whole}
+        else:
+            faults.append(f"--{'.'.join(path)}: some of its fields were given already; give one of them")
     else:
         nested[path[-1]] = last
 
@@ -194,11 +195,13 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _coerce(value: Any, hint: Any, path: str, faults: list[str]) -> Any:
     """`value` as `hint` wants it, or a fault that names the path, the value and the type."""
-    kinds = _alternatives(hint)
+    kinds, typed = _alternatives(hint), str(value)
     if isinstance(value, Typed):
-        is_text = str in kinds and not {int, float, bool} & set(kinds)
+        is_text = str in kinds and not {int, float, bool, Any, Mapping} & set(kinds)
         is_text |= tuple in kinds and not value.strip().startswith("[")  # a text of its own, whatever signs are in it
-        value = str(value) if is_text else scalar(str(value))
+        value = typed if is_text else scalar(typed)
+    if {str, Any} <= set(kinds) and isinstance(value, (int, float)):
+        return typed  # the name of a file or model, `2024` too
     if Any in kinds or (value is None and type(None) in kinds):
         return value
     if tuple in kinds and isinstance(value, (list, tuple, str, int, float)):
@@ -253,12 +256,17 @@ def _replace(part: Any, given: Any, path: str, faults: list[str]) -> Any:
         if key not in hints or key not in {f.name for f in dataclasses.fields(part)}:
             faults.append(f"{path}.{key}: no such field; {suggest(key, [f.name for f in dataclasses.fields(part)])}")
         elif Mapping in _alternatives(hints[key]) and isinstance(value, Mapping):
-            changes[key] = {**(getattr(part, key) or {}), **_read_open(value)}
+            before = getattr(part, key)
+            changes[key] = {**(before if isinstance(before, Mapping) else {}), **_read_open(value)}
         elif isinstance(value, Mapping) and any(isinstance(v, Typed) for v in value.values()):
             faults.append(f"{path}.{key}.{next(iter(value))}: {path}.{key} has no fields of its own")
         else:
             changes[key] = _coerce(value, hints[key], f"{path}.{key}", faults)
-    return dataclasses.replace(part, **changes)
+    try:
+        return dataclasses.replace(part, **changes)
+    except RecipeError as e:  # a value that the part itself refuses
+        faults += e.faults
+        return part
 
 
 def _replace_task(task: Task | None, given: Any, faults: list[str]) -> Task | None:
@@ -304,23 +312,29 @@ def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
 
 def build_recipe(base: Recipe | None, argv: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     """The recipe that `argv` asks for (recipe < YAML < command line), and the words `plan` and `help` if typed."""
-    nested, configs, other = parse_argv(argv)
-    for path in configs:
-        base = apply(base, read_yaml(path))
-    return (base if other.get("help") and base else apply(base, nested)), other
+    faults: list[str] = []
+    nested, configs, other = parse_argv(argv, faults)
+    try:
+        for path in configs:
+            base = apply(base, read_yaml(path))
+        recipe = base if other.get("help") and base else apply(base, nested)
+    except RecipeError as e:
+        faults += e.faults
+    raise_faults(faults)
+    return recipe, other
 
 
 def field_help(cls: type) -> dict[str, str]:
     """Each field's docstring (the string literal below it), for --help."""
     import inspect
 
-    body = ast.parse(inspect.getsource(cls)).body[0].body
-    pairs = itertools.pairwise(body)
-    return {
-        field.target.id: text.value.value
-        for field, text in pairs
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
+    found = {}
+    for owner in reversed([c for c in cls.__mro__ if dataclasses.is_dataclass(c)]):
+        body = ast.parse(inspect.getsource(owner)).body[0].body
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                found[field.target.id] = text.value.value
+    return found
 
 
 def describe(recipe: Recipe, usage: str) -> str:

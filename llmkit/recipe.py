@@ -15,11 +15,11 @@ from llmkit.task import Task
 class DataConfig:
     """What is read, and how a row becomes features."""
 
-    train: Any = None
+    train: str | Any = None
     """file, glob, folder, hub id, bundled name (demo, fables, reviews), a weighted list of these, or a Dataset"""
     validation: Any = None
     """like train, or a fraction of it to split off by document (left out: 0.1)"""
-    test: Any = None
+    test: str | Any = None
     """like train; left out, the validation part gives the final figures"""
     columns: Mapping[str, str] = field(default_factory=dict)
     """the task's column: your column, such as text: body"""
@@ -43,13 +43,13 @@ class DataConfig:
 class ModelConfig:
     """Which weights, or which architecture; which tokenizer; which adapter."""
 
-    name: Any = None
+    name: str | Any = None
     """run folder, folder, .gguf file, hub id, bundled name (tiny-gpt2, tiny-bert), or a model object"""
     from_scratch: bool = False
     """random weights: name gives the architecture (a model type such as gpt2 or llama, or a model to copy it from)"""
     config: Mapping[str, Any] = field(default_factory=dict)
     """the model's own config fields, such as n_layer: 4"""
-    tokenizer: Any = None
+    tokenizer: str | Any = None
     """folder, hub id, or trained on the training rows: bpe, wordpiece, char"""
     tokenizer_size: int = 8000
     """vocabulary of a trained tokenizer"""

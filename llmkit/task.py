@@ -13,7 +13,8 @@ What is a class variable here may be a property of a task whose `fit` decides it
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -38,6 +39,14 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
     if not value.strip():
         raise ValueError(f"empty {column!r}")
     return value
+
+
+def is_number(word: str) -> bool:
+    """Whether a word says a finite number."""
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,10 @@ class Task:
     def embed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
         """float32 vectors of length one, in order: (texts, width)."""
         raise RecipeError(f"a {self.name} model gives no embeddings; train one with llmkit train embed_sentences")
+
+    def after_training(self, model: PreTrainedModel, examples: Callable[[], np.ndarray]) -> None:
+        """Mend the trained model by what it answers on the validation part (its temperature); before the final
+        figures are taken and the folder is saved. `examples` are `per_example`'s."""
 
     def finish(self, folder: Path) -> None:
         """Add to the saved folder what other libraries look for in it."""

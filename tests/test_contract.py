@@ -116,7 +116,8 @@ def test_a_saved_folder_answers_by_itself(task: type, tiny_gpt2: Path, tiny_bert
     model = llmkit.load(str(result.output))
     assert model.task == result.trainer.task
     row = {"response": "a fine film", **ROWS[task][0]}
-    text = row.get(task.asks[0], TEXTS[0]) if len(task.asks) == 1 else {column: row[column] for column in task.asks}
+    asks = model.task.asks
+    text = row.get(asks[0], TEXTS[0]) if len(asks) == 1 else {column: row[column] for column in asks}
     if task.can_generate:
         assert model.generate(text, max_new_tokens=3).startswith(text)
         with pytest.raises(RecipeError, match="does not predict"):

@@ -27,6 +27,7 @@ LAYERS = (  # bottom to top; a room stands for its files, but for those that are
     ("data", "models"),
     ("evaluation.metrics", "evaluation.squad", "evaluation.retrieval"),
     ("evaluation.baselines",),
+    ("evaluation.labels",),
     ("tasks",),
     ("parsing", "generation"),
     ("training",),

@@ -177,6 +177,13 @@ def test_a_file_is_yaml_1_2(config: Any) -> None:
         (("--model.from_scratch", "false"), False),
         (("--run.references",), True),
         (("--run.output", "2024"), "2024"),
+        (("--data.train", "2024"), "2024"),
+        (("--data.train", "007"), "007"),
+        (("--data.train", "1e3"), "1e3"),
+        (("--data.test", "2024"), "2024"),
+        (("--data.test", "null"), None),
+        (("--model.name", "2024"), "2024"),
+        (("--model.tokenizer", "2024"), "2024"),
         (("--run.output", "no"), "no"),
         (("--run.patience", "3"), 3),
         (("--run.prompts", "[Once upon, 从前]"), ("Once upon", "从前")),
@@ -188,6 +195,11 @@ def test_values_take_the_field_s_type(words: tuple[str, ...], value: Any) -> Non
     part, field = words[0].removeprefix("--").replace("-", "_").split(".")
     found = getattr(getattr(laid(*words), part), field)
     assert found == value and type(found) is type(value)
+
+
+def test_a_number_in_a_file_is_a_name_where_names_are_meant(config: Any) -> None:
+    data = laid("--config", config("data: {train: 2024, validation: 0.5}")).data
+    assert (data.train, data.validation) == ("2024", 0.5)
 
 
 @pytest.mark.parametrize("prompt", ["He said: hi", "Chapter #1", "1984"])
@@ -363,6 +375,15 @@ def test_a_field_without_effect_is_said_and_left_out(field: str, capsys: pytest.
 def test_all_faults_come_at_once() -> None:
     assert len(faults("--data.max_lenght", "8", "--training.lr", "1", "--run.patience", "soon")) == 3
     assert len(faults("--dat", "8", "--modle", "x", "stray")) == 3
+
+
+def test_unknown_flags_and_wrong_fields_come_at_once(config: Any) -> None:
+    clash = ("--data.columns.text", "a", "--data.columns", "b")
+    found = faults("--dat", "8", "--data.max_lenght", "8", "--training.lr", "1", "--run.patience", "soon", *clash)
+    assert [fault.split()[0].rstrip(":") for fault in found] == [
+        "--dat", "--data.columns", "data.max_lenght", "run.patience", "training.lr",
+    ]  # fmt: skip
+    assert len(faults("stray", "--config", config("modle: {name: x}"), "--run.patience", "soon")) == 2
 
 
 def test_help_and_plan_are_not_part_of_the_recipe() -> None:

@@ -17,7 +17,8 @@ import torch
 from conftest import EXACT, TEXTS
 
 from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, RunFailed, build_trainer, load, run
-from llmkit.tasks import CausalLM
+from llmkit.models import bundled
+from llmkit.tasks import CausalLM, TextClassification
 
 TALK = [
     {
@@ -157,6 +158,17 @@ def test_a_stream_trains_as_its_rows_would(tiny_gpt2: Path, tmp_path: Path) -> N
     stream = result.trainer.train_dataset
     seen = [tuple(f["input_ids"]) for f in itertools.islice(stream.features(), 2 * len(TEXTS))]
     assert sorted(seen[: len(TEXTS)]) == sorted(seen[len(TEXTS) :])
+
+
+def test_a_stream_may_have_parts_of_its_own(tiny_bert: Path, tmp_path: Path) -> None:
+    data = DataConfig(train="reviews", streaming=True, max_length=32)
+    settings = {**EXACT, "max_steps": 1, "per_device_eval_batch_size": 64}
+    trainer = build_trainer(
+        Recipe(TextClassification(), ModelConfig(name=str(tiny_bert)), data, settings, RunConfig(str(tmp_path / "r")))
+    )
+    assert {part: len(rows) for part, rows in trainer.rows.items() if part != "train"} == {
+        part: len(bundled.read_text("reviews", part)) for part in ("validation", "test")
+    }
 
 
 def test_a_resumed_stream_finds_its_place(tiny_gpt2: Path, tmp_path: Path) -> None:

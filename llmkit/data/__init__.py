@@ -35,7 +35,7 @@ def check(config: DataConfig, task: Task) -> list[str]:
             faults.append(f"data.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
     if config.max_length is not None and config.max_length < 2:
         faults.append(f"data.max_length: {config.max_length} leaves nothing to learn from; at least 2")
-    if config.streaming and (config.validation is None or isinstance(config.validation, (int, float))):
+    if config.streaming and (isinstance(config.validation, (int, float)) or _own_part(config, "validation") is None):
         faults.append(
             "data.streaming: give --data.validation a source of its own; a fraction would read everything first"
         )
@@ -46,18 +46,9 @@ def check(config: DataConfig, task: Task) -> list[str]:
 
 def load_rows(config: DataConfig, task: Task) -> Loaded:
     """Read, clean and split. Raises RecipeError with every fault that the sources show."""
-    from llmkit.data.sources import folder_has
-    from llmkit.models.bundled import TEXTS
-
-    def has(part: str) -> bool:
-        return folder_has(config.train, part) or (isinstance(config.train, str) and part in TEXTS.get(config.train, ()))
-
+    given = {"train": config.train, **{part: _own_part(config, part) for part in ("validation", "test")}}
     if config.streaming:
-        return _load_streamed(config, task)
-    given = {"train": config.train, "validation": config.validation, "test": config.test}
-    for part in ("validation", "test"):
-        if given[part] is None and has(part):
-            given[part] = config.train  # the source's own part
+        return _load_streamed(given, config, task)
     fraction = given["validation"] if given["validation"] is not None else DEFAULT_FRACTION
     fraction = fraction if isinstance(fraction, (int, float)) and not isinstance(fraction, bool) else None
     faults: list[str] = []
@@ -78,22 +69,28 @@ def load_rows(config: DataConfig, task: Task) -> Loaded:
     return Loaded(rows, sources)
 
 
-def _load_streamed(config: DataConfig, task: Task) -> Loaded:
+def _own_part(config: DataConfig, part: str) -> Any:
+    """What is given for `part`; where nothing is, the training source, if it has such a part of its own."""
+    from llmkit.data.sources import folder_has
+    from llmkit.models.bundled import TEXTS
+
+    given, train = getattr(config, part), config.train
+    has = folder_has(train, part) or (isinstance(train, str) and part in TEXTS.get(train, ()))
+    return train if given is None and has else given
+
+
+def _load_streamed(given: dict[str, Any], config: DataConfig, task: Task) -> Loaded:
     from llmkit.data.streaming import sample
 
-    given = {"validation": config.validation} | ({"test": config.test} if config.test is not None else {})
-    rows = {
-        "train": sample(task, config),
-        **{part: load_part(spec, task, config, part) for part, spec in given.items()},
-    }
+    rows = {"train": sample(task, config)}
+    rows |= {p: load_part(spec, task, config, p) for p, spec in given.items() if p != "train" and spec is not None}
     say(
         f"train: streamed from {config.train}; the first {plural(len(rows['train']), 'row')} teach labels and tokenizer",
         "data",
     )
-    names = {"train": config.train, **given}
     return Loaded(
         rows,
-        [{"part": p, "name": str(names[p]), "sha256": None, "rows": len(r), "left_out": 0} for p, r in rows.items()],
+        [{"part": p, "name": str(given[p]), "sha256": None, "rows": len(r), "left_out": 0} for p, r in rows.items()],
     )
 
 

@@ -62,6 +62,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
     bare = not config.names and re.search(r"\.(csv|tsv|txt)(\.gz|\.zst)?$", where.lower())
     hint = ", or --data.names A,B where the file has no header line" if bare else ""
     names, faults = {}, []
+    needed = task.formats[0] if len(task.formats) == 1 else () if task.formats else task.columns
     for column, usual in task.columns.items():
         wanted = config.columns.get(column)
         found = [n for n in ((wanted,) if wanted else (column, *usual)) if n in there]
@@ -69,7 +70,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
             names[column] = found[0]
         elif wanted:
             faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); its columns are {', '.join(there)}")
-        elif not task.formats:
+        elif column in needed:
             faults.append(
                 f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME{hint}"
             )
@@ -91,6 +92,7 @@ def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) ->
 
 def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
     """The rows that `task.read_row` takes; what is wrong with the others is appended to `bad`."""
+    kinds: dict[str, str] = {}
     for where, row in raw:
         if isinstance(row, ValueError):
             bad.append(f"{where}: {row}")
@@ -103,9 +105,24 @@ def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list
                     if isinstance(one, ValueError):
                         bad.append(f"{where}: {one}")
                     else:
+                        _check_kinds(one, kinds)
                         yield one
             except ValueError as e:
                 bad.append(f"{where}: {e}")
+
+
+def _check_kinds(row: Mapping[str, Any], kinds: dict[str, str]) -> None:
+    """A column holds one kind of value, that of its first row: Arrow would refuse the whole file."""
+    for column, value in row.items():
+        kind = (
+            "a number"
+            if isinstance(value, (int, float))
+            else "text"
+            if isinstance(value, str)
+            else type(value).__name__
+        )
+        if value is not None and kinds.setdefault(column, kind) != kind:
+            raise ValueError(f"{column!r} is {kind}, and {kinds[column]} in the rows before")
 
 
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

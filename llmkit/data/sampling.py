@@ -49,7 +49,9 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def __len__(self) -> int:
         step = self.batch_size * self.processes
-        return self.size // step if self.drop_last else math.ceil(self.size / step)
+        if self.drop_last:  # of whole global batches: 4×2 drops the rows that 8×1 drops
+            return self.size // (step * self.accumulation) * self.accumulation
+        return math.ceil(self.size / step)
 
     def order(self) -> np.ndarray:
         """Every position once, in this epoch's order: (size,)."""

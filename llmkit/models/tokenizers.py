@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from llmkit.console import say
 from llmkit.data import cache
 from llmkit.errors import RecipeError
-from llmkit.models import hub
+from llmkit.models import hub, loading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,8 +36,27 @@ def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedT
     if wanted is not None and not isinstance(wanted, (str, Path)):
         return with_pad(wanted)
     if wanted in TRAINED:
-        return _trained(str(wanted), config.tokenizer_size, task, rows)
-    return load(str(wanted or config.name))
+        tokenizer = _trained(str(wanted), config.tokenizer_size, task, rows)
+    else:
+        tokenizer = load(str(wanted or config.name))
+    return _suited(tokenizer, config, task)
+
+
+def _suited(tokenizer: Any, config: ModelConfig, task: Task) -> Any:
+    """What a tokenizer of no model's own class does not know of its model, and plain pipelines ask it: how long a row
+    may be, and whether the model tells the texts of a pair apart (BERT)."""
+    from transformers import PreTrainedTokenizerFast
+
+    if type(tokenizer) is not PreTrainedTokenizerFast:
+        return tokenizer
+    named = isinstance(config.name, (str, Path))
+    model = loading.architecture(config, task) if named else getattr(config.name, "config", None)
+    if model is not None and (limit := loading.positions(model, tokenizer)):
+        tokenizer.model_max_length = limit
+    if getattr(model, "type_vocab_size", 0) > 1:
+        tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved
+    return tokenizer
 
 
 def load(name: str) -> PreTrainedTokenizerBase:

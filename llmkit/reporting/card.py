@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmkit.console import say
+from llmkit.console import plural, say
 
 if TYPE_CHECKING:
     from llmkit.training.trainer import Trainer
@@ -56,10 +56,10 @@ def _text(trainer: Trainer, metrics: dict[str, Any], code: str, answer: str) -> 
         "Trained with llmkit; `recipe.yaml` beside this file runs it again.",
         "## Data",
         "\n".join(["| part | source | rows | left out | sha256 |", "|---|---|---|---|---|", *data]),
-        f"## Figures on the {metrics['split']} part ({metrics['examples']:,} rows)",
+        f"## Figures on the {metrics['split']} part ({plural(metrics['examples'], 'row')})",
         "\n".join(["| metric | untrained | trained |", "|---|---|---|", *figures]),
         "\n".join(["| baseline | metric | value |", "|---|---|---|", *baselines]) if baselines else "",
-        f"{metrics['steps']:,} steps, {metrics['tokens']:,} tokens, {metrics['seconds']:.0f} s, seed {metrics['seed']}; {versions}.",
+        f"{plural(metrics['steps'], 'step')}, {plural(metrics['tokens'], 'token')}, {metrics['seconds']:.0f} s, seed {metrics['seed']}; {versions}.",
         f"## Use\n\n```python\n{code}\n```" if code else "",
         f"It printed, when this card was written:\n\n```\n{answer}\n```" if answer else "",
     ]

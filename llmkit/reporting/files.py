@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmkit.console import say
+from llmkit.console import plural, say
 from llmkit.parsing import write_yaml
 from llmkit.reporting import card
 
@@ -38,6 +38,7 @@ def begin(trainer: Trainer) -> None:
 def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the trained model, save it as a plain from_pretrained folder, and write metrics.json and the card."""
     split, prefix = ("test", "test") if "test" in trainer.features else ("validation", "eval")
+    trainer.task.after_training(trainer.model, lambda: trainer.per_example("validation"))
     after = trainer.evaluate(trainer.features[split], metric_key_prefix=prefix)
     details = trainer.task.details(trainer.examples)
     before = next(
@@ -119,7 +120,12 @@ def _say(metrics: dict[str, Any], folder: Path) -> None:
                 f"{metrics['split']} {other} {value:.4f}" + (f", untrained {was:.4f}" if was is not None else ""),
                 "result",
             )
-    for baseline, given in metrics["baselines"].items():
-        better = (after > given["value"]) == up and after != given["value"]
-        say(f"baseline {baseline}: {name} {given['value']:.4f} ({'beaten' if better else 'not beaten'})", "result")
-    say(f"{folder}: {metrics['steps']} steps in {metrics['seconds']:.0f} s", "result")
+    untrained = {"untrained": {"value": before, "kind": "floor"}} if before is not None else {}
+    for baseline, given in {**untrained, **metrics["baselines"]}.items():
+        beaten = (after > given["value"]) == up and after != given["value"]
+        line = f"baseline {baseline}: {name} {given['value']:.4f}"
+        if not beaten and given["kind"] == "floor":
+            say(f"{line} is a floor, and not beaten: nothing was learned; look at data and learning rate", "warning")
+        elif baseline not in untrained:
+            say(f"{line} ({'beaten' if beaten else 'not beaten'})", "result")
+    say(f"{folder}: {plural(metrics['steps'], 'step')} in {metrics['seconds']:.0f} s", "result")

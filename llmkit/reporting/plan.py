@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from llmkit import console
+from llmkit.console import plural
 
 if TYPE_CHECKING:
     from llmkit.recipe import Recipe
@@ -29,7 +30,7 @@ def plan(recipe: Recipe) -> str:
         per_epoch, steps = preflight.steps(args, len(features["train"]))
         epoch_tokens = sum(len(ids) for batch in features["train"].iter(1000) for ids in batch["input_ids"])
         tokens = epoch_tokens * steps / per_epoch
-        data = f"{epoch_tokens:,} tokens in {len(features['train']):,} rows of at most {prepared.max_length}"
+        data = f"{plural(epoch_tokens, 'token')} in {plural(len(features['train']), 'row')} of at most {prepared.max_length}"
     rate, kind = _matmul_rate(args.bf16, args.device)
     seconds = 6 * total * tokens / rate / args.world_size / 0.3
     states = total * 4 + trainable * 12  # weights, and gradient and two moments of what trains, in fp32
@@ -37,7 +38,7 @@ def plan(recipe: Recipe) -> str:
     rows = {
         "parameters": f"{total:,}, of which {trainable:,} train",
         "data": data,
-        "steps": f"{steps:,} ({per_epoch:,} an epoch), batch {args.per_device_train_batch_size} × {args.gradient_accumulation_steps} accumulated × {args.world_size} processes",
+        "steps": f"{steps:,} ({per_epoch:,} an epoch), batch {args.per_device_train_batch_size} × {args.gradient_accumulation_steps} accumulated × {plural(args.world_size, 'process')}",
         "tokens": f"{tokens:,.0f} in the whole run",
         "memory": f"about {(states + activations) / 2**30:.1f} GiB a process: {states / 2**30:.1f} weights, gradients and moments, {activations / 2**30:.1f} activations and logits",
         "time": f"about {_duration(seconds)} on {args.device.type}: 6 × parameters × tokens at 30 % of the {rate / 1e9:,.0f} GFLOP/s that a {kind} product reaches here",

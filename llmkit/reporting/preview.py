@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmkit import console
+from llmkit.console import plural
 
 if TYPE_CHECKING:
     from llmkit.recipe import Recipe
@@ -33,16 +35,17 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
     if len(batch["input_ids"]) > 1:
         return _show_texts(number, batch, tokenizer, task)
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0]
-    per_token = labels.dim() == 1 and len(labels) == len(ids)
+    per_token = labels.dim() == 1 and len(labels) == len(ids) and not labels.is_floating_point()
     starts = set()
     for length in feature.get("segments", [])[:-1]:
         starts.add(length + max(starts, default=0))
     text, learning = "", False
-    for at, token in enumerate(ids):
-        label = labels[at].item() if per_token else -100
+    targets = labels.tolist() if per_token else [-100] * len(ids)
+    for at, end in _pieces(ids, targets, starts, tokenizer):
+        token, label = ids[end - 1], targets[end - 1]
         learns = label != -100
         said = task.say_label(label, token, tokenizer) if learns else ""
-        piece = tokenizer.decode([token]) + (f"⟦{said}⟧" if said else "")
+        piece = tokenizer.decode(ids[at:end]) + (f"⟦{said}⟧" if said else "")
         text += (
             "»" * (learning and not learns)
             + "‖" * (at in starts)
@@ -52,10 +55,10 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
         text, learning = text + piece, learns
     text += "»" * learning
     trained = int((labels != -100).sum()) if per_token else 0
-    head = f"row {number + 1}: {len(ids)} tokens"
+    head = f"row {number + 1}: {plural(len(ids), 'token')}"
     head += f", {trained} trained on" if per_token else f", label {_label(labels, task)}"
     if "segments" in feature:
-        head += f", {len(feature['segments'])} documents"
+        head += f", {plural(len(feature['segments']), 'document')}"
     return head + "\n" + text
 
 
@@ -66,7 +69,23 @@ def _show_texts(number: int, batch: dict[str, Any], tokenizer: Any, task: Any) -
     return "\n".join([head, *(f"{i}: {tokenizer.decode(ids)}" for i, ids in enumerate(texts))])
 
 
+def _pieces(ids: list[int], targets: list[int], starts: set[int], tokenizer: Any) -> Iterator[tuple[int, int]]:
+    """`(first, end)` of each token; tokens that are bytes of one character are one piece, and fare as its last."""
+    shown, at = [target in (-100, token) for token, target in zip(ids, targets, strict=True)], 0
+    while at < len(ids):
+        end, text = at + 1, tokenizer.decode(ids[at : at + 1])
+        while text.endswith("�") and end < len(ids) and end not in starts and shown[end - 1] and shown[end]:
+            more = tokenizer.decode(ids[at : end + 1])
+            if more == text + tokenizer.decode(ids[end : end + 1]):
+                break  # no part of the same character
+            end, text = end + 1, more
+        yield at, end
+        at = end
+
+
 def _label(labels: Any, task: Any) -> str:
     value = labels.item() if labels.numel() == 1 else labels.tolist()
     names = getattr(task, "labels", ())
-    return f"{names[value]} ({value})" if names and isinstance(value, int) else str(value)
+    if names and isinstance(value, list):
+        return ", ".join(n for n, on in zip(names, value, strict=True) if on) or "none"
+    return f"{names[value]} ({value})" if names and isinstance(value, int) else f"{value}"

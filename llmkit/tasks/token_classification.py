@@ -22,8 +22,7 @@ class TokenClassification(Task):
     words is learned from and scored once."""
 
     labels: tuple[str, ...] = ()
-    """tags in the order of the logits (left out: those of the training rows, sorted); any other teaches nothing, and
-    counts as missed"""
+    """tags in the order of the logits (left out: those of the training rows, sorted); any other counts as missed"""
 
     name: ClassVar[str] = "token-classification"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {

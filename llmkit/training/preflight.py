@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.console import say
+from llmkit.console import plural, say
 from llmkit.errors import raise_faults, suggest
 from llmkit.models import loading
 
@@ -41,9 +41,8 @@ def row_length(recipe: Recipe, tokenizer: Any) -> int:
 
 def steps(args: TrainingArguments, size: int) -> tuple[int, int]:
     """`(optimizer steps of an epoch, of the whole run)` for `size` rows of features."""
-    batches = size / (args.per_device_train_batch_size * args.world_size)
-    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
-    epoch = math.ceil(batches / args.gradient_accumulation_steps)
+    batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    epoch = size // batch if args.dataloader_drop_last else math.ceil(size / batch)
     return epoch, args.max_steps if args.max_steps > 0 else math.ceil(epoch * args.num_train_epochs)
 
 
@@ -60,8 +59,9 @@ def check(recipe: Recipe, args: TrainingArguments, features: dict[str, Dataset])
         epoch, total = steps(args, len(features["train"]))
     if epoch == 0:
         faults.append(
-            f"training.dataloader_drop_last: {len(features['train'])} rows of features give no full batch of "
-            f"{args.per_device_train_batch_size * args.world_size}; lower per_device_train_batch_size"
+            f"training.dataloader_drop_last: {plural(len(features['train']), 'row')} of features give no full batch of "
+            f"{args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps}; lower "
+            "per_device_train_batch_size or gradient_accumulation_steps"
         )
     elif total == 0:
         faults.append(f"training: {args.num_train_epochs:g} epochs are no step; raise num_train_epochs")

@@ -138,9 +138,9 @@ class Trainer(transformers.Trainer):
         inputs = dict(inputs)
         is_filler = inputs.pop("is_filler", False)
         loss_sum, outputs = self.task.loss(model, inputs)
-        total = num_items_in_batch if num_items_in_batch is not None else self.task.weight(inputs)
+        total = float(num_items_in_batch if num_items_in_batch is not None else self.task.weight(inputs))
         # DDP averages gradients, and the log averages losses, over processes: their number undoes that
-        loss = loss_sum * (0.0 if is_filler else self.args.world_size / max(float(total), 1.0))
+        loss = loss_sum * (0.0 if is_filler else self.args.world_size / (total or 1.0))
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -29,12 +29,15 @@ def lengths(size: int) -> np.ndarray:
     return np.random.default_rng(5).integers(1, 500, size)
 
 
-def samplers(size: int, cut: str, order: str, epoch: int = 0, seed: int = 0) -> list[EpochSampler]:
+def samplers(
+    size: int, cut: str, order: str, epoch: int = 0, seed: int = 0, drop_last: bool = False
+) -> list[EpochSampler]:
     batch, accumulation, processes = CUTS[cut]
     made = [
         EpochSampler(
             size, batch, accumulation=accumulation, rank=rank, processes=processes, seed=seed,
             shuffle=order != "sequential", lengths=lengths(size) if order == "group_by_length" else None,
+            drop_last=drop_last,
         )
         for rank in range(processes)
     ]  # fmt: skip
@@ -43,7 +46,7 @@ def samplers(size: int, cut: str, order: str, epoch: int = 0, seed: int = 0) -> 
     return made
 
 
-def global_batches(size: int, cut: str, order: str, **when: int) -> list[list[int]]:
+def global_batches(size: int, cut: str, order: str, **when: Any) -> list[list[int]]:
     """The rows of each optimizer step, in order, fillers left out."""
     ranks = [list(s) for s in samplers(size, cut, order, **when)]
     micro = [[i for rank in ranks for i, _, filler in rank[step] if not filler] for step in range(len(ranks[0]))]
@@ -139,6 +142,15 @@ def test_a_ragged_end_can_be_dropped(size: int, expected: int) -> None:
         batches = list(sampler)
         assert len(batches) == len(sampler) == expected
         assert all(len(b) == 4 and not any(filler for _, _, filler in b) for b in batches)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cut", list(CUTS)[1:])
+def test_however_cut_the_same_rows_are_dropped(cut: str, size: int, order: str) -> None:
+    whole = global_batches(size, "8x1", order, drop_last=True)
+    assert [len(batch) for batch in whole] == [8] * (size // 8)
+    assert global_batches(size, cut, order, drop_last=True) == whole
 
 
 def loaded(size: int, rank: int, epoch: int = 0) -> list[list[dict[str, Any]]]:

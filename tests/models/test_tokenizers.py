@@ -111,7 +111,8 @@ def test_training_is_the_same_each_time(made: Any, kind: str, style: str) -> Non
 def test_a_recipe_s_one_is_trained_once_on_its_rows(kind: str, task: Any) -> None:
     columns = ("text", "label") if "label" in task.columns else ("text",)
     rows = Dataset.from_list([{c: row[c] for c in columns} for row in REVIEWS])
-    config = ModelConfig(name="gpt2", from_scratch=True, tokenizer=kind, tokenizer_size=350)
+    architecture = "gpt2" if task.tokenizer_style == "gpt2" else "bert"
+    config = ModelConfig(name=architecture, from_scratch=True, tokenizer=kind, tokenizer_size=350)
     first, again = get_tokenizer(config, task, rows), get_tokenizer(config, task, rows)
     assert first.get_vocab() == again.get_vocab() and 30 < len(first) <= 350
     assert not [t for t in rows["text"] if first.unk_token_id in plain(first, t)]
@@ -182,6 +183,26 @@ def test_the_model_s_own_is_taken_unless_told_otherwise(tiny_gpt2: Path, tiny_be
     other = get_tokenizer(ModelConfig(name=str(tiny_gpt2), tokenizer=str(tiny_bert)), CausalLM(), rows)
     given = get_tokenizer(ModelConfig(name=str(tiny_gpt2), tokenizer=other), CausalLM(), rows)
     assert own.mask_token is None and other.mask_token == "[MASK]" and given is other
+
+
+@pytest.mark.parametrize("how", ["bpe", "wordpiece", "loaded"])
+def test_a_tokenizer_knows_its_model(how: str, tiny_bert: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{"text": t} for t in TEXTS])
+    model = ModelConfig(name=str(tiny_bert), tokenizer=None if how == "loaded" else how, tokenizer_size=300)
+    tokenizer = get_tokenizer(model, MaskedLM(), rows)
+    tokenizer.save_pretrained(tmp_path)
+    for it in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        types = it("The fox", "the crow")["token_type_ids"]
+        assert types == sorted(types) and set(types) == {0, 1}
+        assert it.model_max_length == 64 == len(it("The fox " * 99, truncation=True)["input_ids"])
+
+
+@pytest.mark.parametrize("architecture", ["distilbert", "modernbert", "gpt2"])
+def test_a_model_without_token_types_is_given_none(architecture: str) -> None:
+    task = CausalLM() if architecture == "gpt2" else MaskedLM()
+    model = ModelConfig(name=architecture, from_scratch=True, tokenizer="bpe", tokenizer_size=300)
+    tokenizer = get_tokenizer(model, task, Dataset.from_list([{"text": t} for t in TEXTS]))
+    assert "token_type_ids" not in tokenizer("The fox", "the crow")
 
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-bert"])

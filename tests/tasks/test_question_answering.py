@@ -281,7 +281,10 @@ def test_the_loss_is_that_of_each_window_alone_by_hand(tiny_bert: Path, tmp_path
         alone = []
         for row in rows:
             wanted = {"start_positions": torch.tensor([row["start"]]), "end_positions": torch.tensor([row["end"]])}
-            alone.append(model(torch.tensor([row["input_ids"]]), **wanted).loss)  # the library's, with no padding
+            types = torch.tensor([row["token_type_ids"]])
+            alone.append(
+                model(torch.tensor([row["input_ids"]]), token_type_ids=types, **wanted).loss
+            )  # the library's, with no padding
     assert total.item() == pytest.approx(sum(alone).item(), rel=1e-5)
     assert int(task.weight(task.collate(rows, trainer.processing_class, "padded"))) == len(rows)
 

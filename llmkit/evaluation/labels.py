@@ -1,0 +1,285 @@
+"""What a classifier's label may be: one of a few, several of many, or a number. Its loss, its answers, what they are worth.
+
+Targets are (rows,), of several labels (rows, labels); logits and probabilities (rows, labels), of a number (rows, 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import expit, softmax
+from scipy.stats import rankdata
+from sklearn.metrics import precision_recall_fscore_support
+
+from llmkit.console import say
+from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.evaluation import baselines, metrics
+from llmkit.task import is_number
+
+if TYPE_CHECKING:
+    from llmkit.tasks.text_classification import TextClassification
+
+TFIDF = "tfidf + logistic regression"
+
+
+class One:
+    """One label a row: cross entropy. The likeliest is given; of two with a threshold, what the threshold says."""
+
+    metrics: tuple[str, ...] = ("accuracy", "f1_macro", "ece", "loss")
+    idle: tuple[str, ...] = ()
+    """the task's knobs that mean nothing here"""
+
+    def __init__(self, task: TextClassification):
+        self.task, self.names = task, task.labels
+
+    def learn(self, found: Sequence[Any]) -> dict[str, Any]:
+        """What the training rows teach the task: `labels`, and the knobs that are numbers by label. Raises RecipeError."""
+        self.refuse_idle()
+        counts = self.counts(found)
+        numbers = {name: float(name) for name in counts if is_number(name)}
+        names = self.names or tuple(sorted(counts, key=lambda n: (n not in numbers, numbers.get(n, 0), n)))
+        if len(names) < 2:
+            raise RecipeError(f"data.train: only one label, {next(iter(names), '')!r}: nothing to tell apart")
+        weights, threshold = self.task.class_weights, self.task.threshold
+        if weights == "balanced":
+            weights = {name: self.balanced(counts[name], len(found), len(names)) for name in names}
+        if threshold is not None:
+            threshold = self.thresholds(threshold, names)
+        return {
+            "labels": names,
+            "class_weights": _by_label("task.class_weights", weights, names, math.inf),
+            "threshold": _by_label("task.threshold", threshold, names, 1),
+        }
+
+    def refuse_idle(self) -> None:
+        given = {knob: value for knob in self.idle if (value := getattr(self.task, knob))}
+        raise_faults([f"task.{k}: {v!r} is not for {self.task.problem_type}; leave it out" for k, v in given.items()])
+
+    def counts(self, found: Sequence[Any]) -> Counter[str]:
+        return Counter(found)
+
+    def balanced(self, count: int, rows: int, labels: int) -> float:
+        """Each label weighs, in all, what another does (scikit-learn's definition)."""
+        return rows / (labels * max(count, 1))
+
+    def thresholds(self, given: Any, names: Sequence[str]) -> Any:
+        if len(names) != 2 or (isinstance(given, Mapping) and len(given) != 1):
+            raise RecipeError(f"task.threshold: {given!r} is for one of two labels; here are {len(names)}")
+        return given if isinstance(given, Mapping) else {names[1]: given}
+
+    def foreign(self, found: Sequence[Any]) -> list[str]:
+        return sorted(self.counts(found).keys() - set(self.names))
+
+    def targets(self, labels: Sequence[Any]) -> list[Any]:
+        at = {name: i for i, name in enumerate(self.names)}
+        return [at[label] for label in labels]
+
+    @property
+    def fitted_threshold(self) -> Mapping[str, float]:
+        """By label, as `learn` left it."""
+        return self.task.threshold if isinstance(self.task.threshold, Mapping) else {}
+
+    def class_weights(self, like: torch.Tensor) -> torch.Tensor | None:
+        given = self.task.class_weights
+        return like.new_tensor([given.get(n, 1.0) for n in self.names]) if isinstance(given, Mapping) else None
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        weights, smoothing = self.class_weights(logits), self.task.label_smoothing
+        return F.cross_entropy(logits, targets, weights, reduction="sum", label_smoothing=smoothing)
+
+    def weight(self, targets: torch.Tensor) -> torch.Tensor:
+        weights = self.class_weights(targets.float())
+        return targets.new_tensor(len(targets)) if weights is None else weights[targets].sum()
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return softmax(logits.astype(float), axis=-1)
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """The index of the label given to each row: (rows,)."""
+        for name, least in self.fitted_threshold.items():
+            at = self.names.index(name)
+            return np.where(probabilities[:, at] >= least, at, 1 - at)
+        return probabilities.argmax(-1)
+
+    def nats(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        return metrics.cross_entropy(logits, targets)
+
+    def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        probabilities = self.probabilities(logits)
+        said = self.decide(probabilities)
+        ece = metrics.calibration_error(probabilities[np.arange(len(said)), said], said == targets)
+        scores = metrics.Classification().compute(predictions=said, references=targets)
+        return {**scores, "ece": ece, "loss": self.nats(targets, logits)}
+
+    def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+        said = self.decide(self.probabilities(logits))
+        met = Counter((self.names[i], self.names[j]) for i, j in zip(targets, said, strict=True))
+        confusion = {true: {name: met[true, name] for name in self.names if met[true, name]} for true in self.names}
+        return {"report": self.report(targets, said), "confusion": confusion}
+
+    def report(self, targets: np.ndarray, said: np.ndarray) -> dict[str, dict[str, float]]:
+        columns = precision_recall_fscore_support(targets, said, labels=range(len(self.names)), zero_division=0)
+        rows = zip(self.names, *(column.tolist() for column in columns), strict=True)
+        return {name: dict(zip(("precision", "recall", "f1", "support"), row, strict=True)) for name, *row in rows}
+
+    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        probabilities = self.probabilities(logits)
+        said = self.decide(probabilities).tolist()
+        return [{"label": self.names[i], "score": float(p[i])} for i, p in zip(said, probabilities, strict=True)]
+
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
+        """The name of an answer that is always the same, and its value in the first metric."""
+        return "majority", baselines.majority_accuracy(known, targets)
+
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+        """The same of a simple model, of the targets `known` in training."""
+        return TFIDF, float((baselines.tfidf_answers(rows["train"], rows["evaluation"], known) == targets).mean())
+
+
+class Several(One):
+    """Any number of labels a row, each of them yes or no: binary cross entropy, over rows and labels."""
+
+    metrics = ("f1_micro", "f1_macro", "subset_accuracy", "ece", "loss")
+    idle = ("label_smoothing",)
+
+    def counts(self, found: Sequence[Any]) -> Counter[str]:
+        return Counter(name for names in found for name in names)
+
+    def balanced(self, count: int, rows: int, labels: int) -> float:
+        """The rows that have the label weigh, in all, what those without it do."""
+        return max(rows - count, 1) / max(count, 1)
+
+    def thresholds(self, given: Any, names: Sequence[str]) -> Any:
+        return given if isinstance(given, Mapping) else dict.fromkeys(names, given)
+
+    def targets(self, labels: Sequence[Any]) -> list[Any]:
+        return [[int(name in there) for name in self.names] for there in labels]
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        weights = self.class_weights(logits)
+        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum")
+
+    def weight(self, targets: torch.Tensor) -> torch.Tensor:
+        return targets.new_tensor(targets.numel())
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        return expit(logits.astype(float))
+
+    def decide(self, probabilities: np.ndarray) -> np.ndarray:
+        """Whether each label is given: (rows, labels)."""
+        given = self.fitted_threshold
+        return probabilities >= [given.get(name, 0.5) for name in self.names]
+
+    def nats(self, targets: np.ndarray, logits: np.ndarray) -> float:
+        return float((np.logaddexp(0, logits) - targets * logits).mean())
+
+    def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        probabilities = self.probabilities(logits)
+        said = self.decide(probabilities)
+        right, sure = said == targets, np.where(said, probabilities, 1 - probabilities)
+        return {
+            **self.f1(targets, said),
+            "subset_accuracy": float(right.all(-1).mean()),
+            "ece": metrics.calibration_error(sure.ravel(), right.ravel()),
+            "loss": self.nats(targets, logits),
+        }
+
+    def f1(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
+        return metrics.f1_scores(*(x.sum(0) for x in (targets * said, said, targets)))
+
+    def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+        return {"report": self.report(targets, self.decide(self.probabilities(logits)))}
+
+    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        probabilities = self.probabilities(logits)
+        found = [np.flatnonzero(given) for given in self.decide(probabilities)]
+        pairs = zip(found, probabilities, strict=True)
+        return [{"labels": [self.names[i] for i in at], "scores": p[at].tolist()} for at, p in pairs]
+
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
+        constant = np.tile(baselines.commonest_labels(known), (len(targets), 1))
+        return "commonest labels", self.f1(targets, constant)["f1_micro"]
+
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+        said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
+        return TFIDF, self.f1(targets, said)["f1_micro"]
+
+
+class Number(One):
+    """A number a row: squared error."""
+
+    metrics = ("spearman", "pearson", "mse")
+    idle = ("labels", "class_weights", "label_smoothing", "threshold", "calibrate")
+
+    def learn(self, found: Sequence[Any]) -> dict[str, Any]:
+        self.refuse_idle()
+        return {}
+
+    def foreign(self, found: Sequence[Any]) -> list[str]:
+        return [label for label in found if not is_number(label)]
+
+    def targets(self, labels: Sequence[Any]) -> list[Any]:
+        return [float(label) for label in labels]
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(logits[:, 0], targets, reduction="sum")
+
+    def weight(self, targets: torch.Tensor) -> torch.Tensor:
+        return targets.new_tensor(len(targets))
+
+    def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        said = logits[:, 0].astype(float)
+        mse = float(((said - targets) ** 2).mean())
+        ranks = metrics.correlation(rankdata(said), rankdata(targets))
+        return {"spearman": ranks, "pearson": metrics.correlation(said, targets), "mse": mse}
+
+    def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
+        return {}
+
+    def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
+        return [{"score": float(x)} for x in logits[:, 0]]
+
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
+        return "mean", self.score(targets, np.full((len(targets), 1), known.mean()))["spearman"]
+
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+        parts = rows["train"], rows["evaluation"]
+        said = baselines.tfidf_cosine(*parts) if self.task.pairs else baselines.tfidf_answers(*parts, known)
+        name = "tfidf cosine" if self.task.pairs else "tfidf + ridge regression"
+        return name, self.score(targets, said[:, None])["spearman"]
+
+
+def calibrate(model: Any, kind: One, targets: np.ndarray, logits: np.ndarray) -> None:
+    """Divide the model's logits by the temperature that gives `targets` the least nats. It is folded into the last
+    layer, so that whoever loads the folder has the calibrated probabilities; no answer changes (but by a threshold)."""
+    found = metrics.temperature(lambda t: kind.nats(targets, logits / t))
+    layers = [m for m in model.modules() if isinstance(m, torch.nn.Linear) and m.out_features == logits.shape[1]]
+    trained = [layer for layer in layers if layer.weight.requires_grad and layer.weight.numel()]
+    if not trained:
+        say(f"not calibrated: no layer of {type(model).__name__} was found that gives the logits", "warning")
+        return
+    with torch.no_grad():
+        for weight in trained[-1].parameters():
+            weight.div_(found)
+    say(f"calibrated: logits divided by {found:.4g}, which fits the validation part best", "decided")
+
+
+def _by_label(knob: str, given: Any, names: Sequence[str], most: float) -> dict[str, float] | None:
+    """A knob's numbers, from 0 to `most`, by label. Raises RecipeError for others."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise RecipeError(f"{knob}: {given!r} is neither balanced nor a number by label")
+    found = {str(name): value for name, value in given.items()}
+    faults = [f"{knob}.{name}: no such label; {suggest(name, names)}" for name in found if name not in names]
+    for name, value in found.items():
+        if not isinstance(value, (int, float)) or not 0 <= value <= most:
+            faults.append(f"{knob}.{name}: {value!r} is no number from 0 to {most:g}")
+    raise_faults(faults)
+    return found
