@@ -12,7 +12,10 @@ from llmkit.tasks import TokenClassification
 
 recipe = Recipe(
     task=TokenClassification(),
-    model=ModelConfig(name="tiny-bert"),
+    model=ModelConfig(
+        name="tiny-bert",
+        config={"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},  # it was pretrained without
+    ),
     data=DataConfig(train="literals", validation="literals[validation]", test="literals[test]", max_length=128),
     training={
         "num_train_epochs": 8,
