@@ -58,6 +58,12 @@ class SemanticRoles(TokenClassification):
                 f"{type(tokenizer).__name__} has no separator (sep_token, eos_token) to mark predicates with"
             )
 
+    def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """One for each predicate that a CoNLL-U file marks in a sentence."""
+        frames = row.get("frames") if row.get("predicate") is None else None
+        rows = [row] if frames is None else [{**row, "predicate": frame["predicate"]} for frame in frames]
+        return [question for asked in rows for question in super(SemanticRoles, self).read_question(asked)]
+
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The same with `predicate`, the number of its word (from 0), where `given` has that or words that stand once."""
         from llmkit.data.tagging import locate

@@ -234,6 +234,12 @@ def test_files_and_pipes_are_answered_in_order(taught: dict[str, Path], tmp_path
     (tmp_path / "a.jsonl").write_text('{"text": "Mia"}\n{"text": 3}\n', encoding="utf-8")
     assert command(["predict", str(taught["semantic-roles"]), '{"text": "Mia wrote", "predicate": "wrote"}']) is None
     assert "[wrote V]" in capsys.readouterr().out
+    columns = [
+        f"{i}\t{w}" + "\t_" * 8 + end for i, (w, end) in enumerate([("Mia", "\t_\tARG0"), ("wrote", "\twrite\tV")], 1)
+    ]
+    (tmp_path / "a.conllu").write_text("\n".join(columns) + "\n", encoding="utf-8")
+    assert command(["predict", str(taught["semantic-roles"]), str(tmp_path / "a.conllu")]) is None
+    assert "[wrote V]" in capsys.readouterr().out
     with pytest.raises(RecipeError, match=r"a.jsonl line 2: words are int"):
         command(["predict", folder, str(tmp_path / "a.jsonl")])
     with pytest.raises(RecipeError, match="input 1: predicate 'went' is no word"):
