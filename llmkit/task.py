@@ -178,6 +178,11 @@ class Task:
         """What `preview` writes behind a token whose label this is; empty where the token says it."""
         return "" if label == token else str(tokenizer.decode([label]))
 
+    def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+        """What `preview` writes of a row's labels where they are not one a token; `ids` are the row's tokens."""
+        value, names = labels.item() if labels.numel() == 1 else labels.tolist(), getattr(self, "labels", ())
+        return f"{names[value]} ({value})" if names and isinstance(value, int) else str(value)
+
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
         return {}

@@ -53,7 +53,7 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
     text += "»" * learning
     trained = int((labels != -100).sum()) if per_token else 0
     head = f"row {number + 1}: {len(ids)} tokens"
-    head += f", {trained} trained on" if per_token else f", label {_label(labels, task)}"
+    head += f", {trained} trained on" if per_token else f", label {task.say_labels(labels, ids, tokenizer)}"
     if "segments" in feature:
         head += f", {len(feature['segments'])} documents"
     return head + "\n" + text
@@ -62,11 +62,5 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
 def _show_texts(number: int, batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
     """A row of several texts, numbered from 0 as the batch has them."""
     texts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    head = f"row {number + 1}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {_label(batch['labels'][0], task)}"
+    head = f"row {number + 1}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {task.say_labels(batch['labels'][0], texts[0], tokenizer)}"
     return "\n".join([head, *(f"{i}: {tokenizer.decode(ids)}" for i, ids in enumerate(texts))])
-
-
-def _label(labels: Any, task: Any) -> str:
-    value = labels.item() if labels.numel() == 1 else labels.tolist()
-    names = getattr(task, "labels", ())
-    return f"{names[value]} ({value})" if names and isinstance(value, int) else str(value)
