@@ -187,6 +187,13 @@ class Task:
         """What `preview` writes behind a token whose label this is; empty where the token says it."""
         return "" if label == token else str(tokenizer.decode([label]))
 
+    def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+        """What `preview` writes of a row's labels where they are not one a token; `ids` are the row's tokens."""
+        value, names = labels.item() if labels.numel() == 1 else labels.tolist(), getattr(self, "labels", ())
+        if names and isinstance(value, list):
+            return ", ".join(n for n, on in zip(names, value, strict=True) if on) or "none"
+        return f"{names[value]} ({value})" if names and isinstance(value, int) else str(value)
+
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
         return {}

@@ -56,7 +56,7 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
     text += "»" * learning
     trained = int((labels != -100).sum()) if per_token else 0
     head = f"row {number + 1}: {plural(len(ids), 'token')}"
-    head += f", {trained} trained on" if per_token else f", label {_label(labels, task)}"
+    head += f", {trained} trained on" if per_token else f", label {task.say_labels(labels, ids, tokenizer)}"
     if "segments" in feature:
         head += f", {plural(len(feature['segments']), 'document')}"
     return head + "\n" + text
@@ -65,7 +65,7 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
 def _show_texts(number: int, batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
     """A row of several texts, numbered from 0 as the batch has them."""
     texts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    head = f"row {number + 1}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {_label(batch['labels'][0], task)}"
+    head = f"row {number + 1}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {task.say_labels(batch['labels'][0], texts[0], tokenizer)}"
     return "\n".join([head, *(f"{i}: {tokenizer.decode(ids)}" for i, ids in enumerate(texts))])
 
 
@@ -81,11 +81,3 @@ def _pieces(ids: list[int], targets: list[int], starts: set[int], tokenizer: Any
             end, text = end + 1, more
         yield at, end
         at = end
-
-
-def _label(labels: Any, task: Any) -> str:
-    value = labels.item() if labels.numel() == 1 else labels.tolist()
-    names = getattr(task, "labels", ())
-    if names and isinstance(value, list):
-        return ", ".join(n for n, on in zip(names, value, strict=True) if on) or "none"
-    return f"{names[value]} ({value})" if names and isinstance(value, int) else f"{value}"

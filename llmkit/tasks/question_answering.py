@@ -206,6 +206,12 @@ class QuestionAnswering(Task):
         found = {name: {"questions": len(part), **self.score(part)} for name, part in parts.items() if len(part)}
         return {**found, "best_null_threshold": {"null_threshold": threshold, "f1": 100 * f1}}
 
+    def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: Any) -> str:
+        start, end = labels.tolist()
+        if start < 0:
+            return "nothing: no window holds the whole answer"
+        return f"{tokenizer.decode(ids[start : end + 1]).strip()!r} (tokens {start} to {end})"
+
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
     ) -> dict[str, Any]:
