@@ -112,7 +112,12 @@ def by_trainer(case: str, start: Path, files: dict[str, Path], settings: dict[st
     metric, length, answer, *_ = CASES[case]
     command = [sys.executable, PLAIN, "--model_name_or_path", start, "--output_dir", folder, "--metric", metric]
     command += [w for p, f in files.items() for w in (f"--{p}_file", f)] + ["--max_length", length]
-    own = {"predict_with_generate": "true", "generation_max_length": answer + 1, "use_cpu": "true", "disable_tqdm": "true"}
+    own = {
+        "predict_with_generate": "true",
+        "generation_max_length": answer + 1,
+        "use_cpu": "true",
+        "disable_tqdm": "true",
+    }
     run([*command, *(w for k, v in (own | settings).items() for w in (f"--{k}", v))])
     return json.loads((folder / "results.json").read_text(encoding="utf-8"))["losses"]
 

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-MAX_NEW_TOKENS = 128
-"""Where `generation` says nothing; a checkpoint's own `max_length` is often the 20 that some script left there."""
-
 
 @dataclass(frozen=True)
 class Seq2Seq(Task):
@@ -103,6 +100,7 @@ class Seq2Seq(Task):
 
     def fit(self, rows: Dataset) -> Self:
         from llmkit.evaluation import overlap
+        from llmkit.models import generating
 
         known, cuts = [*overlap.TRANSLATION, *overlap.SUMMARY], overlap.cuts()
         faults = [] if self.metric in known else [f"task.metric: {self.metric!r} is none of {', '.join(known)}"]
@@ -110,27 +108,9 @@ class Seq2Seq(Task):
             faults.append(f"task.cut: {self.cut!r} is no way to tell words apart; {suggest(self.cut, cuts)}")
         if len(self.languages) not in (0, 2):
             faults.append(f"task.languages: {list(self.languages)} are not two, a source and a target")
-        raise_faults([*faults, *self._generation_faults()])
+        raise_faults([*faults, *generating.faults(self.generation)])
         targets = [written[0] for written in rows[:1000][self._pair[1]]]
         return self.replace(cut=self.cut or overlap.usual_cut(targets, self.metric))
-
-    def _generation_faults(self) -> list[str]:
-        from transformers import GenerationConfig
-
-        known, given = GenerationConfig().to_dict(), self.generation
-        faults = [
-            f"task.generation.{k}: GenerationConfig has no such field; {suggest(k, known)}"
-            for k in given
-            if k not in known
-        ]
-        faults += [
-            f"task.generation.{k}: {given[k]!r} is not a whole number of at least 1"
-            for k in ("num_beams", "max_new_tokens")
-            if k in given and (type(given[k]) is not int or given[k] < 1)
-        ]
-        if given.get("num_return_sequences", 1) != 1:
-            faults.append("task.generation.num_return_sequences: each source has one answer; leave it out")
-        return faults or _contradictions(GenerationConfig(**given))
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         source, target = self._pair
@@ -144,16 +124,13 @@ class Seq2Seq(Task):
             tokenizer.src_lang, tokenizer.tgt_lang = self.languages
 
     def ready_model(self, model: Any, tokenizer: Any) -> None:
+        from llmkit.models import generating
+
         self.ready_tokenizer(tokenizer)
-        places = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
-        wanted = {"max_new_tokens": min(MAX_NEW_TOKENS, places), "max_length": None, **self.generation}
-        if self.generation.get("max_new_tokens", 0) > places:
-            asked = self.generation["max_new_tokens"]
-            raise RecipeError(f"task.generation.max_new_tokens: {asked} is more than the model's {places} positions")
+        wanted = dict(self.generation)
         if self.languages:  # the target's code is what a multilingual decoder says first
             wanted["forced_bos_token_id"] = tokenizer(text_target="")["input_ids"][0]
-        model.generation_config.update(**wanted)
-        raise_faults(_contradictions(model.generation_config) if self.generation else [])
+        generating.set_up(model, wanted)
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         source, target = self._pair
@@ -296,13 +273,3 @@ def _ids(tokenizer: Any, max_length: int, **texts: list[str]) -> tuple[list[list
 
 def _texts(tokenizer: Any, ids: Any) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-
-def _contradictions(config: Any) -> list[str]:
-    """What a generation config would be refused for when it is saved (a length penalty without beams, say)."""
-    try:
-        config.validate(strict=True)
-    except ValueError as e:
-        reason = " ".join(str(e).split()).removeprefix("GenerationConfig is invalid: - ")
-        return [f"task.generation: {reason[:200]}"]
-    return []
