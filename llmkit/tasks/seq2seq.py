@@ -83,9 +83,8 @@ class Seq2Seq(Task):
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
         source, target = self._pair
-        pair = row.get("translation")
-        if pair is not None:
-            if not isinstance(pair, Mapping) or not {source, target} <= set(pair):
+        if (pair := row.get("translation")) is not None:
+            if not isinstance(pair, Mapping) or source not in pair:
                 there = ", ".join(pair) if isinstance(pair, Mapping) else type(pair).__name__
                 raise ValueError(f"'translation' holds {there}; say --task.source and --task.target, one of them each")
             row = pair
@@ -97,6 +96,9 @@ class Seq2Seq(Task):
         if not written:
             raise ValueError(f"empty {target!r}")
         return {source: _joined(row, source), target: written}
+
+    def read_question(self, row: Mapping[str, Any]) -> list[Any]:
+        return [_joined(self.asked(row), self._pair[0])]
 
     def fit(self, rows: Dataset) -> Self:
         from llmkit.evaluation import overlap

@@ -408,6 +408,10 @@ def test_the_command_line_predicts_evaluates_and_previews(recipe, tmp_path: Path
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["en"] for line in lines] == [row["en"] for row in PAIRS[:5]]
     assert all(isinstance(line["generated_text"], str) for line in lines)
+    rows.write_text('{"en": ["The cat.", "It slept."]}\n', encoding="utf-8")
+    assert not command(["predict", output, str(rows), "--json"])
+    assert json.loads(capsys.readouterr().out)["en"] == "The cat. It slept."
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PAIRS[:5]), encoding="utf-8")
     assert not command(["evaluate", output, "--data", str(rows), "--json"])
     measured = json.loads(capsys.readouterr().out)
     assert set(measured["metrics"]) == set(measured["intervals"]) == {"bleu", "chrf", "loss"}
