@@ -93,6 +93,11 @@ class Recipe:
         return {**{k: _plain(v) for k, v in parts.items()}, "training": _plain(dict(self.training))}
 
 
+def is_row(entry: Any) -> bool:
+    """Whether an entry of a list of data is a row itself, and not a source with its weight."""
+    return isinstance(entry, Mapping) and not (entry and set(entry) <= {"source", "weight"})
+
+
 def _without_objects(part: Any) -> Any:
     changes = {}
     for f in dataclasses.fields(part):
@@ -101,7 +106,7 @@ def _without_objects(part: Any) -> Any:
             changes[f.name] = str(value)
         elif not isinstance(value, (str, int, float, bool, type(None), Mapping, list, tuple)):
             changes[f.name] = f"<{type(value).__name__} object>"
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping) and "source" not in value[0]:
+        elif isinstance(value, list) and value and is_row(value[0]):
             changes[f.name] = f"<{len(value)} rows in memory>"
     return dataclasses.replace(part, **changes)
 

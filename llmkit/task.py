@@ -81,8 +81,10 @@ class Task:
     annotations: ClassVar[tuple[str, ...]] = ()
     """Columns of features that `annotate` adds, once, from the model as it is before training."""
     tokenizer_style: ClassVar[str] = "bert"
-    """Special tokens of a tokenizer that is trained for the task: bert or gpt2."""
+    """Special tokens of a tokenizer that is trained for the task: bert, gpt2 or t5."""
     can_generate: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
+    """Whether labels are the tokens of another text than `input_ids`: what the model writes when it has read those."""
     default_max_length: ClassVar[int] = 512
 
     @classmethod
@@ -125,6 +127,9 @@ class Task:
 
     def ready_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Give the tokenizer what the fitted task needs of it (a chat template); it is saved with the model."""
+
+    def ready_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Set a loaded model up for the task (how it generates), wherever one is loaded, to train or to be asked."""
 
     def with_config(self, config: Any) -> Self:
         """A task that knows what a checkpoint trained elsewhere says of itself (its labels)."""

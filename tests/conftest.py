@@ -75,6 +75,20 @@ QUESTIONS = [
     ]
 ]
 
+PAIRS = [
+    {"en": en, "zh": zh}
+    for en, zh in [
+        ("The cat is asleep.", "猫睡着了。"),
+        ("Where is the river?", "河在哪里？"),
+        ("My brother has a black dog.", "我哥哥有一只黑狗。"),
+        ("It is raining.", "下雨了。"),
+        ("She reads a book by the window every morning.", "她每天早上在窗边看书。"),
+        ("Thank you!", "谢谢！"),
+        ("The fish in the river is big.", "河里的鱼很大。"),
+        ("He was tired, so he went home.", "他累了，所以回家了。"),
+    ]
+] * 4
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -116,6 +130,23 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
         intermediate_size=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return save(BertForMaskedLM(config), tokenizer, tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A T5 folder of two layers each way, 32 wide, random weights, dropout 0, byte-level BPE of 320."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from llmkit.models.tokenizers import train
+
+    tokenizer = train("bpe", 320, (text for row in PAIRS for text in row.values()), "t5")
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return save(T5ForConditionalGeneration(config), tokenizer, tmp_path_factory.mktemp("t5"))
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EXACT, QUESTIONS, REVIEWS, TAGGED, TEXTS
+from conftest import EXACT, PAIRS, QUESTIONS, REVIEWS, TAGGED, TEXTS
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
@@ -23,6 +23,7 @@ from llmkit.tasks import (
     QuestionAnswering,
     SemanticRoles,
     SentenceEmbedding,
+    Seq2Seq,
     TextClassification,
     TokenClassification,
     find_task,
@@ -36,11 +37,18 @@ ROWS: dict[type, list[dict]] = {
     SemanticRoles: [{**row, "predicate": 1} for row in TAGGED],
     QuestionAnswering: QUESTIONS,
     SentenceEmbedding: [{"anchor": t[: len(t) // 2], "positive": t[len(t) // 2 :]} for t in TEXTS[:8]],
+    Seq2Seq: [{"source": row["en"], "target": row["zh"]} for row in PAIRS],
 }
 
 
-def recipe_for(task: type, gpt2: Path, bert: Path, output: Path, **training: Any) -> Recipe:
-    model = gpt2 if task.tokenizer_style == "gpt2" else bert
+@pytest.fixture(scope="module")
+def models(tiny_gpt2: Path, tiny_bert: Path, tiny_t5: Path) -> dict[str, Path]:
+    """A tiny model for each style of tokenizer."""
+    return {"gpt2": tiny_gpt2, "bert": tiny_bert, "t5": tiny_t5}
+
+
+def recipe_for(task: type, models: dict[str, Path], output: Path, **training: Any) -> Recipe:
+    model = models[task.tokenizer_style]
     data = DataConfig(train=ROWS[task], validation=ROWS[task][::4], max_length=32)
     return Recipe(
         task(), ModelConfig(name=str(model)), data, {**EXACT, "max_steps": 3, **training}, RunConfig(output=str(output))
@@ -48,8 +56,8 @@ def recipe_for(task: type, gpt2: Path, bert: Path, output: Path, **training: Any
 
 
 @pytest.fixture(scope="module", params=TASKS, ids=lambda t: t.name)
-def trainer(request, tiny_gpt2: Path, tiny_bert: Path, tmp_path_factory) -> Any:
-    return build_trainer(recipe_for(request.param, tiny_gpt2, tiny_bert, tmp_path_factory.mktemp("run") / "r"))
+def trainer(request, models: dict[str, Path], tmp_path_factory) -> Any:
+    return build_trainer(recipe_for(request.param, models, tmp_path_factory.mktemp("run") / "r"))
 
 
 def test_every_task_is_tried_here() -> None:
@@ -111,8 +119,8 @@ def test_a_baseline_says_its_kind(trainer: Any) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
-def test_a_saved_folder_answers_by_itself(task: type, tiny_gpt2: Path, tiny_bert: Path, tmp_path: Path) -> None:
-    result = run(recipe_for(task, tiny_gpt2, tiny_bert, tmp_path / "r"))
+def test_a_saved_folder_answers_by_itself(task: type, models: dict[str, Path], tmp_path: Path) -> None:
+    result = run(recipe_for(task, models, tmp_path / "r"))
     model = llmkit.load(str(result.output))
     assert model.task == result.trainer.task
     row = {"response": "a fine film", **ROWS[task][0]}

@@ -25,7 +25,7 @@ LAYERS = (  # bottom to top; a room stands for its files, but for those that are
     ("task",),
     ("recipe",),
     ("data", "models"),
-    ("evaluation.metrics", "evaluation.squad", "evaluation.retrieval"),
+    ("evaluation.metrics", "evaluation.squad", "evaluation.retrieval", "evaluation.overlap"),
     ("evaluation.baselines",),
     ("evaluation.labels",),
     ("tasks",),

@@ -34,7 +34,8 @@ import transformers
 config = AutoConfig.from_pretrained(sys.argv[1])
 model = getattr(transformers, config.architectures[0]).from_pretrained(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-out = model(**tokenizer("a fine film", return_tensors="pt"))
+batch = tokenizer("a fine film", return_tensors="pt")
+out = model(**batch, **({"decoder_input_ids": batch["input_ids"]} if config.is_encoder_decoder else {}))
 assert "llmkit" not in sys.modules
 print(json.dumps(list(out[0].shape)))
 """

@@ -20,6 +20,7 @@ from typing import Any
 from llmkit.data import conll
 from llmkit.errors import RecipeError, suggest
 from llmkit.models import bundled
+from llmkit.recipe import is_row
 
 Row = tuple[str, Mapping[str, Any]]
 SPLIT_WORDS = {
@@ -46,7 +47,7 @@ def find(spec: Any, part: str, document: str = "file", names: Sequence[str] = ()
     """The sources that `spec` names for `part` (train, validation, test). `names` are the columns of tables without a
     header line (.csv, .tsv, and .txt with tabs). Raises RecipeError."""
     names = tuple(name.strip() for given in names for name in given.split(","))
-    if isinstance(spec, (list, tuple)) and not (spec and isinstance(spec[0], Mapping) and "source" not in spec[0]):
+    if isinstance(spec, (list, tuple)) and not (spec and is_row(spec[0])):
         found = []
         for entry in spec:
             weight = entry.get("weight", 1) if isinstance(entry, Mapping) else 1

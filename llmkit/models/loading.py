@@ -155,6 +155,12 @@ def _check_shapes(base: Any, wanted: Any, config: ModelConfig, task: Task) -> No
 def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, training: bool = True) -> PreTrainedModel:
     """The model that a recipe asks for: the task's head, its labels, the adapter, the dtype. Weights are read as
     float32 to train (bf16 is then autocast's business); under an adapter, and for inference, as they are stored."""
+    model = _load(config, task, tokenizer, training)
+    task.ready_model(model, tokenizer)
+    return model
+
+
+def _load(config: ModelConfig, task: Task, tokenizer: Any, training: bool) -> PreTrainedModel:
     import transformers
 
     if not isinstance(config.name, (str, Path)):
@@ -169,6 +175,8 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
         wanted.vocab_size = len(tokenizer)
         for token in ("bos", "eos", "sep", "cls", "mask"):
             setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
+        if wanted.is_encoder_decoder:
+            _begin_and_end(wanted, tokenizer)
         return adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
     path = hub.find_model(str(config.name))
     model, new = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter), task.unused)
@@ -179,6 +187,16 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
         )
         model.resize_token_embeddings(len(tokenizer))
     return adapt(model, config, task, training, new)
+
+
+def _begin_and_end(config: Any, tokenizer: Any) -> None:
+    """A new decoder begins with the pad token, as those of T5 and Marian do, and ends as the tokenizer ends a text; what
+    its architecture says of them are ids of another vocabulary."""
+    config.decoder_start_token_id = tokenizer.pad_token_id
+    config.eos_token_id = tokenizer.sep_token_id if config.eos_token_id is None else config.eos_token_id
+    config.forced_bos_token_id = config.forced_eos_token_id = None
+    if hasattr(config, "decoder_vocab_size"):
+        config.decoder_vocab_size = len(tokenizer)
 
 
 def _pretrained(auto: Any, path: Path, config: Any, dtype: Any, unused: Sequence[str] = ()) -> tuple[Any, list[str]]:

@@ -28,6 +28,8 @@ TRAINED = ("bpe", "wordpiece", "char")
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 END = "<|endoftext|>"
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+STYLES = {"bert": BERT, "t5": T5}
 
 
 def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
@@ -111,13 +113,14 @@ def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedToken
 
 def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> PreTrainedTokenizerBase:
     """A new tokenizer: `kind` bpe (bytes: nothing is unknown), wordpiece, or char; `style` gpt2 (ends with
-    `<|endoftext|>`) or bert (`[CLS] … [SEP]`). `size` bounds the vocabulary of bpe and wordpiece."""
+    `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds the vocabulary of bpe and wordpiece."""
     import tokenizers
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    unknown = BERT["unk_token"] if style == "bert" or kind == "wordpiece" else "<unk>"
-    special = list(BERT.values()) if style == "bert" else [END] if kind == "bpe" else [END, unknown]
+    own = STYLES.get(style, {})
+    unknown = own.get("unk_token", BERT["unk_token"] if kind == "wordpiece" else "<unk>")
+    special = list(own.values()) or ([END] if kind == "bpe" else [END, unknown])
     if kind == "bpe":
         backend = tokenizers.Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -155,6 +158,13 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
             special_tokens=[("[CLS]", first), ("[SEP]", last)],
         )
         return PreTrainedTokenizerFast(tokenizer_object=backend, **BERT)
+    if style == "t5":
+        end = T5["eos_token"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, backend.token_to_id(end))]
+        )
+        seen = ["input_ids", "attention_mask"]  # no token types: an encoder-decoder refuses them
+        return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=seen, **T5)
     names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
 

@@ -34,6 +34,8 @@ def preview(recipe: Recipe, count: int = 3) -> str:
 def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
     if len(batch["input_ids"]) > 1:
         return _show_texts(number, batch, tokenizer, task)
+    if task.writes:
+        return _show_pair(number, batch, tokenizer)
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0]
     per_token = labels.dim() == 1 and len(labels) == len(ids) and not labels.is_floating_point()
     starts = set()
@@ -81,3 +83,10 @@ def _pieces(ids: list[int], targets: list[int], starts: set[int], tokenizer: Any
             end, text = end + 1, more
         yield at, end
         at = end
+
+
+def _show_pair(number: int, batch: dict[str, Any], tokenizer: Any) -> str:
+    """What is read, and below it what must be written."""
+    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
+    target = "|".join(tokenizer.decode(labels[at:end]) for at, end in _pieces(labels, labels, set(), tokenizer))
+    return f"row {number + 1}: {len(ids)} tokens, {len(labels)} trained on\n{tokenizer.decode(ids)}\n«{target}»"

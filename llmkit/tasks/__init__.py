@@ -13,6 +13,7 @@ from llmkit.tasks.masked_lm import MaskedLM
 from llmkit.tasks.question_answering import QuestionAnswering
 from llmkit.tasks.semantic_roles import SemanticRoles
 from llmkit.tasks.sentence_embedding import SentenceEmbedding
+from llmkit.tasks.seq2seq import Seq2Seq
 from llmkit.tasks.text_classification import TextClassification
 from llmkit.tasks.token_classification import TokenClassification
 
@@ -24,6 +25,7 @@ TASKS: tuple[type[Task], ...] = (
     SemanticRoles,
     QuestionAnswering,
     SentenceEmbedding,
+    Seq2Seq,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "QuestionAnswering",
     "SemanticRoles",
     "SentenceEmbedding",
+    "Seq2Seq",
     "TextClassification",
     "TokenClassification",
     "find_task",
