@@ -26,30 +26,24 @@ def commonest_labels(known: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _tfidf() -> Any:
-    """TF-IDF over words (1 and 2) and characters (1 to 4), of scikit-learn."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_union
-
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-    return make_union(words, TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True))
-
-
 def _texts(rows: Any) -> list[str]:
     pairs = rows["text_pair"][:] if "text_pair" in rows.column_names else None
     return [f"{a}\n{b}" for a, b in zip(rows["text"][:], pairs, strict=True)] if pairs else rows["text"][:]
 
 
 def tfidf_answers(train: Any, evaluation: Any, known: Any) -> np.ndarray:
-    """What TF-IDF and a linear model answer: logistic regression for labels `known` of the training rows, one for each
-    column of several, ridge regression for numbers."""
+    """What a linear model over TF-IDF of words (1 and 2) and characters (1 to 4) answers (scikit-learn): logistic
+    regression for labels `known` of the training rows, one for each column of several; ridge regression for numbers."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.pipeline import make_pipeline
+    from sklearn.pipeline import make_pipeline, make_union
 
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
     known = np.asarray(known)
     model = Ridge() if known.dtype.kind == "f" else LogisticRegression(C=10, max_iter=1000)
-    model = make_pipeline(_tfidf(), OneVsRestClassifier(model) if known.ndim == 2 else model)
+    model = make_pipeline(make_union(words, characters), OneVsRestClassifier(model) if known.ndim == 2 else model)
     return model.fit(_texts(train), known).predict(_texts(evaluation))
 
 
@@ -57,15 +51,6 @@ def tfidf_accuracy(train: Any, evaluation: Any) -> float:
     """Accuracy of TF-IDF over words and characters (1 to 4) + logistic regression (scikit-learn)."""
     said = tfidf_answers(train, evaluation, train["label"][:])
     return float((said == np.asarray(evaluation["label"][:])).mean())
-
-
-def tfidf_cosine(train: Any, evaluation: Any) -> np.ndarray:
-    """Cosine of the TF-IDF vectors of each row's two texts: (rows,). The vocabulary is the training texts'."""
-    from sklearn.preprocessing import normalize
-
-    tfidf = _tfidf().fit([*train["text"][:], *train["text_pair"][:]])
-    first, second = (normalize(tfidf.transform(evaluation[column][:])) for column in ("text", "text_pair"))
-    return np.asarray(first.multiply(second).sum(-1)).ravel()
 
 
 def constant_tagger(train: Iterable[Sequence[str]]) -> Callable[[Sequence[Any]], list[str]]:

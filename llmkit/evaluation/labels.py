@@ -14,12 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import expit, softmax
-from scipy.stats import rankdata
 from sklearn.metrics import precision_recall_fscore_support
 
 from llmkit.console import say
 from llmkit.errors import RecipeError, raise_faults, suggest
-from llmkit.evaluation import baselines, metrics
+from llmkit.evaluation import baselines, metrics, retrieval
 from llmkit.task import is_number
 
 if TYPE_CHECKING:
@@ -235,9 +234,7 @@ class Number(One):
 
     def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
         said = logits[:, 0].astype(float)
-        mse = float(((said - targets) ** 2).mean())
-        ranks = metrics.correlation(rankdata(said), rankdata(targets))
-        return {"spearman": ranks, "pearson": metrics.correlation(said, targets), "mse": mse}
+        return {**retrieval.correlation(np.column_stack([targets, said])), "mse": float(((said - targets) ** 2).mean())}
 
     def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
         return {}
@@ -249,10 +246,11 @@ class Number(One):
         return "mean", self.score(targets, np.full((len(targets), 1), known.mean()))["spearman"]
 
     def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
-        parts = rows["train"], rows["evaluation"]
-        said = baselines.tfidf_cosine(*parts) if self.task.pairs else baselines.tfidf_answers(*parts, known)
-        name = "tfidf cosine" if self.task.pairs else "tfidf + ridge regression"
-        return name, self.score(targets, said[:, None])["spearman"]
+        if self.task.pairs:
+            held = {**rows["evaluation"][:], "score": targets}
+            return "tfidf cosine", retrieval.tfidf_spearman(self.task.texts(rows["train"]), held)
+        said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
+        return "tfidf + ridge regression", self.score(targets, said[:, None])["spearman"]
 
 
 def calibrate(model: Any, kind: One, targets: np.ndarray, logits: np.ndarray) -> None:

@@ -68,11 +68,6 @@ def temperature(nats: Callable[[float], float]) -> float:
     return math.exp(minimize_scalar(lambda log: nats(math.exp(log)), bounds=(-3, 3), method="bounded").x)
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's; 0 where one of the two never changes. Of ranks, it is Spearman's."""
-    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else 0.0
-
-
 def language_model(examples: np.ndarray) -> dict[str, float]:
     """`loss` (nats per predicted token, over all tokens of the split), `perplexity`, and with bytes `bits_per_byte`.
 

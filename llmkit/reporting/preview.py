@@ -43,11 +43,10 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
         starts.add(length + max(starts, default=0))
     text, learning = "", False
     targets = labels.tolist() if per_token else [-100] * len(ids)
-    for at, end in _pieces(ids, targets, starts, tokenizer):
-        token, label = ids[end - 1], targets[end - 1]
-        learns = label != -100
-        said = task.say_label(label, token, tokenizer) if learns else ""
-        piece = tokenizer.decode(ids[at:end]) + (f"⟦{said}⟧" if said else "")
+    said = [task.say_label(t, i, tokenizer) if t != -100 else "" for t, i in zip(targets, ids, strict=True)]
+    for at, end in _pieces(ids, said, starts, tokenizer):
+        learns = targets[end - 1] != -100
+        piece = tokenizer.decode(ids[at:end]) + (f"⟦{said[at]}⟧" if said[at] else "")
         text += (
             "»" * (learning and not learns)
             + "‖" * (at in starts)
@@ -71,12 +70,13 @@ def _show_texts(number: int, batch: dict[str, Any], tokenizer: Any, task: Any) -
     return "\n".join([head, *(f"{i}: {tokenizer.decode(ids)}" for i, ids in enumerate(texts))])
 
 
-def _pieces(ids: list[int], targets: list[int], starts: set[int], tokenizer: Any) -> Iterator[tuple[int, int]]:
-    """`(first, end)` of each token; tokens that are bytes of one character are one piece, and fare as its last."""
-    shown, at = [target in (-100, token) for token, target in zip(ids, targets, strict=True)], 0
+def _pieces(ids: list[int], said: list[str], starts: set[int], tokenizer: Any) -> Iterator[tuple[int, int]]:
+    """`(first, end)` of each token; tokens that are bytes of one character, and of which nothing is said, are one
+    piece, and fare as its last."""
+    at = 0
     while at < len(ids):
         end, text = at + 1, tokenizer.decode(ids[at : at + 1])
-        while text.endswith("�") and end < len(ids) and end not in starts and shown[end - 1] and shown[end]:
+        while text.endswith("�") and end < len(ids) and end not in starts and not said[end - 1] and not said[end]:
             more = tokenizer.decode(ids[at : end + 1])
             if more == text + tokenizer.decode(ids[end : end + 1]):
                 break  # no part of the same character
