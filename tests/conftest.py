@@ -74,6 +74,18 @@ QUESTIONS = [
         ),
     ]
 ]
+PAIRS = [
+    {"prompt": f"{asked} {n}", "chosen": chosen, "rejected": rejected}
+    for n in range(4)
+    for asked, chosen, rejected in [
+        ("how was it?", "a fine film", "dull"),
+        ("and the end?", "warm, wise", "loud and long"),
+        ("好看吗？", "太好看了", "不好"),
+        ("shall I go?", "yes", "no, it is a waste of time"),
+        ("who is in it?", "a fox and a crow", "a cat"),
+        ("难吃吗？", "好吃", "难吃，再也不来"),
+    ]
+]
 
 
 @pytest.fixture(autouse=True, scope="session")
