@@ -12,7 +12,9 @@ from llmkit.tasks import Preference
 recipe = Recipe(
     task=Preference(beta=0.1),
     model=ModelConfig(name="tiny-gpt2"),
-    data=DataConfig(train="preferences", validation="preferences[validation]", test="preferences[test]", max_length=256),
+    data=DataConfig(
+        train="preferences", validation="preferences[validation]", test="preferences[test]", max_length=256
+    ),
     training={
         "num_train_epochs": 3,
         "per_device_train_batch_size": 8,

@@ -12,7 +12,9 @@ from llmkit.tasks import RewardModel
 recipe = Recipe(
     task=RewardModel(),
     model=ModelConfig(name="tiny-bert"),
-    data=DataConfig(train="preferences", validation="preferences[validation]", test="preferences[test]", max_length=128),
+    data=DataConfig(
+        train="preferences", validation="preferences[validation]", test="preferences[test]", max_length=128
+    ),
     training={
         "num_train_epochs": 6,
         "per_device_train_batch_size": 16,

@@ -156,27 +156,29 @@ def _encode(prompt: Any, answer: str, tokenizer: Any, max_length: int) -> dict[s
 
     if tokenizer.chat_template:
         asked, (said,) = conversations.encode_answers(prompt, [answer], tokenizer)
-        room = max(max_length - len(said), 1)
-        ids = asked[-room:] + said[: max_length - 1]
-        return {
-            "input_ids": ids,
-            "token_type_ids": [0] * len(ids),
-            "prompt_cut": len(asked) > room,
-            "answer_cut": len(said) > max_length - 1,
-        }
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()  # which another encoding may have left switched on
-    asked, said = (backend.encode(text, add_special_tokens=False) for text in (pairs.as_text(prompt), answer))
-    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    said.truncate(room - 1)
-    asked.truncate(room - len(said), direction="left")
-    both = backend.post_process(asked, said, True)
+        frame, types = ([], [], []), (0, 0)
+    else:
+        asked, said = tokenizer([pairs.as_text(prompt), answer], add_special_tokens=False, verbose=False)["input_ids"]
+        frame, types = _frame(tokenizer)
+    room = max_length - sum(map(len, frame))
+    kept, cut = asked[-max(room - len(said), 1) :], said[: room - 1]
+    before, between, after = frame
+    first = [*before, *kept, *between]  # the mark between them counts to the first
     return {
-        "input_ids": both.ids,
-        "token_type_ids": both.type_ids,
-        "prompt_cut": bool(asked.overflowing),
-        "answer_cut": bool(said.overflowing),
+        "input_ids": [*first, *cut, *after],
+        "token_type_ids": [types[0]] * len(first) + [types[1]] * (len(cut) + len(after)),
+        "prompt_cut": len(kept) < len(asked),
+        "answer_cut": len(cut) < len(said),
     }
+
+
+def _frame(tokenizer: Any) -> tuple[tuple[list[int], list[int], list[int]], tuple[int, int]]:
+    """The special tokens before, between and after a pair, and the types of its two parts. Found by trying; cutting
+    pairs with the tokenizer itself takes a second for a long prompt, all of whose pieces it keeps."""
+    pair = tokenizer("a", "a").encodings[0]
+    (a, *more), (b, *rest) = ([i for i, s in enumerate(pair.sequence_ids) if s == part] for part in (0, 1))
+    ids, types = pair.ids, pair.type_ids
+    return (ids[:a], ids[a + len(more) + 1 : b], ids[b + len(rest) + 1 :]), (types[a], types[b])
 
 
 def _tensors(sequences: Sequence[Mapping[str, list[int]]], tokenizer: Any) -> dict[str, torch.Tensor]:
