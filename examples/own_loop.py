@@ -20,7 +20,7 @@ from transformers import get_scheduler, set_seed
 
 from llmkit import Recipe, RecipeError, console
 from llmkit.cli import guard, read_recipe
-from llmkit.data import collation
+from llmkit.data import annotation, collation
 from llmkit.data.sampling import EpochSampler, RowView
 from llmkit.models import loading
 from llmkit.running import prepare
@@ -40,6 +40,7 @@ def train(recipe: Recipe) -> list[float]:
     layout = collation.keeps_apart(model, task.can_generate) if prepared.packed else "padded"
     if layout is None:
         raise RecipeError("data.packing: this model lets packed documents see each other; give --data.packing false")
+    features = annotation.annotate(task, {"train": features}, model, tokenizer, layout, args)["train"]
     model.to(args.device).train()
     model.config.use_cache = False  # with a cache, packed documents would see each other
 

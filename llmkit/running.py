@@ -121,8 +121,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     set_seed(args.seed)  # new weights are the seed's, whatever was drawn before
     model = loading.load(recipe.model, task, prepared.tokenizer)
     features, layout = _lay_out(prepared, model)
-    size = args.per_device_eval_batch_size
-    features = annotation.annotate(task, features, model, prepared.tokenizer, layout, size, args.device)
+    features = annotation.annotate(task, features, model, prepared.tokenizer, layout, args)
     patience = recipe.run.patience if args.load_best_model_at_end else None
     extra = [EarlyStoppingCallback(patience)] if patience else []
     trainer = Trainer(task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra)

@@ -79,7 +79,8 @@ class Task:
     unused: ClassVar[tuple[str, ...]] = ()
     """Modules that a model may have and the loss never reaches (an encoder's pooler): they are frozen."""
     annotations: ClassVar[tuple[str, ...]] = ()
-    """Columns of features that `annotate` adds, once, from the model as it is before training."""
+    """Columns of features that `annotate` adds, once, from the model as it is before training. They may depend on no
+    knob: what is kept on disk serves every value of them."""
     tokenizer_style: ClassVar[str] = "bert"
     """Special tokens of a tokenizer that is trained for the task: bert, gpt2 or t5."""
     can_generate: ClassVar[bool] = False

@@ -74,8 +74,20 @@ QUESTIONS = [
         ),
     ]
 ]
-
 PAIRS = [
+    {"prompt": f"{asked} {n}", "chosen": chosen, "rejected": rejected}
+    for n in range(4)
+    for asked, chosen, rejected in [
+        ("how was it?", "a fine film", "dull"),
+        ("and the end?", "warm, wise", "loud and long"),
+        ("好看吗？", "太好看了", "不好"),
+        ("shall I go?", "yes", "no, it is a waste of time"),
+        ("who is in it?", "a fox and a crow", "a cat"),
+        ("难吃吗？", "好吃", "难吃，再也不来"),
+    ]
+]
+
+PHRASES = [
     {"en": en, "zh": zh}
     for en, zh in [
         ("The cat is asleep.", "猫睡着了。"),
@@ -140,7 +152,7 @@ def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from llmkit.models.tokenizers import train
 
-    tokenizer = train("bpe", 320, (text for row in PAIRS for text in row.values()), "t5")
+    tokenizer = train("bpe", 320, (text for row in PHRASES for text in row.values()), "t5")
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, dropout_rate=0.0,

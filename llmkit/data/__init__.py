@@ -39,6 +39,8 @@ def check(config: DataConfig, task: Task) -> list[str]:
         faults.append(
             "data.streaming: give --data.validation a source of its own; a fraction would read everything first"
         )
+    if config.streaming and task.annotations:
+        faults.append(f"data.streaming: {task.name} first asks the untrained model about every row; leave it out")
     if config.packing and not task.packs:
         faults.append(f"data.packing: rows of {task.name} are not packed; leave it out")
     return faults

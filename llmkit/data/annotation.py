@@ -8,41 +8,49 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from llmkit.console import say
-from llmkit.data import cache
+from llmkit.data import cache, preparation
 from llmkit.data.sampling import RowView
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainingArguments
 
     from llmkit.task import Task
 
 
 def annotate(
-    task: Task, features: dict[str, Dataset], model: Any, tokenizer: Any, layout: str, batch_size: int, device: Any
+    task: Task, features: dict[str, Dataset], model: Any, tokenizer: Any, layout: str, args: TrainingArguments
 ) -> dict[str, Dataset]:
-    """`features` with the task's `annotations`: reused where the same rows met the same weights before."""
+    """`features` with the task's `annotations`: reused where the same rows met the same weights before. Computed in the
+    precision that training computes in, so that the untrained model agrees with what is written down of it."""
     if not task.annotations:
         return features
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    code = preparation.code_key(task)
     weights, found = weights_digest(model), {}
     for part, dataset in features.items():
-        key = cache.digest(cache.rows_digest(dataset), weights, repr(task))
+        key = cache.digest(
+            cache.rows_digest(dataset), weights, code, layout, dtype
+        )  # and no knob: see Task.annotations
         found[part], _, reused = cache.kept(
-            "annotated", key, lambda d=dataset: (_build(task, d, model.to(device), tokenizer, layout, batch_size), {})
+            "annotated", key, lambda d=dataset: (_build(task, d, model, tokenizer, layout, args, dtype), {})
         )
         names = ", ".join(task.annotations)
         say(f"{part}: {names} from the untrained model" + (" (prepared before)" if reused else ""), "data")
     return found
 
 
-def _build(task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, size: int) -> Dataset:
-    view, columns = RowView(features), {name: [] for name in task.annotations}
-    was_training = model.training
-    model.eval()
+def _build(
+    task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, args: TrainingArguments, dtype: Any
+) -> Dataset:
+    view, columns, size = RowView(features), {name: [] for name in task.annotations}, args.per_device_eval_batch_size
+    was_training, device = model.training, args.device
+    model.to(device).eval()
     try:
         for start in range(0, len(view), size):
             rows = view.__getitems__([(i, 0, False) for i in range(start, min(start + size, len(view)))])
-            batch = {k: v.to(model.device) for k, v in task.collate(rows, tokenizer, layout).items()}
-            with torch.no_grad():
+            batch = {k: v.to(device) for k, v in task.collate(rows, tokenizer, layout).items()}
+            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
                 for name, values in task.annotate(model, batch).items():
                     columns[name] += values
     finally:
@@ -53,8 +61,8 @@ def _build(task: Task, features: Dataset, model: Any, tokenizer: Any, layout: st
 
 
 def weights_digest(model: Any) -> str:
-    """A key of every weight, the adapter's included."""
-    state = hashlib.blake2b(digest_size=16)
+    """A key of every weight, the adapter's included, and of the config, which says what is done with them."""
+    state = hashlib.blake2b(model.config.to_json_string().encode(), digest_size=16)
     for name, tensor in sorted(model.state_dict().items()):
         state.update(name.encode())
         state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -27,7 +27,7 @@ def prepare(
     features = {}
     for part, dataset in rows.items():
         key = cache.digest(
-            cache.rows_digest(dataset), _tokenizer_key(tokenizer), repr(task), _code_key(task), max_length, packed
+            cache.rows_digest(dataset), _tokenizer_key(tokenizer), repr(task), code_key(task), max_length, packed
         )
         features[part], notes, reused = cache.kept(
             "features", key, lambda d=dataset, p=part: _build(task, d, tokenizer, max_length, packed, p)
@@ -98,7 +98,7 @@ def _tokenizer_key(tokenizer: Any) -> str:
     return cache.digest(content, tokenizer.special_tokens_map, tokenizer.chat_template)
 
 
-def _code_key(task: Task) -> str:
+def code_key(task: Task) -> str:
     """The source of the task: a changed `encode` never meets features of the old one."""
     try:
         return inspect.getsource(sys.modules[type(task).__module__])

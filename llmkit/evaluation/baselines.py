@@ -72,15 +72,40 @@ def dictionary_tagger(
     return lambda clues: [known.get(clue, "O") for clue in clues]
 
 
-def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All token ids of the features, and whether each begins a document."""
-    ids, first = [], []
+def of_preferences(train: Any, evaluation: Any, references: bool) -> dict[str, dict[str, Any]]:
+    """Accuracy of a coin (a floor) and of always preferring the longer answer; with `references`, also of the answer
+    whose TF-IDF over words is nearer to its prompt's."""
+    from llmkit.data.pairs import as_text
+    from llmkit.evaluation.metrics import preferences
+
+    sides = [evaluation[side][:] for side in ("chosen", "rejected")]
+    longer = np.array([len(a) - len(b) for a, b in zip(*sides, strict=True)])
+    found = {
+        "coin": {"value": 0.5, "kind": "floor"},
+        "longer answer": {"value": preferences(longer)["accuracy"], "kind": "reference"},
+    }
+    if references:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        words = TfidfVectorizer(sublinear_tf=True).fit([as_text(p) for p in train["prompt"]] + train["chosen"][:])
+        prompts = words.transform(as_text(p) for p in evaluation["prompt"])
+        chosen, rejected = (np.asarray(prompts.multiply(words.transform(side)).sum(1)).ravel() for side in sides)
+        value = preferences(chosen - rejected)["accuracy"]
+        found["TF-IDF nearer to the prompt"] = {"value": value, "kind": "reference"}
+    return found
+
+
+def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All token ids of the features, whether each is trained on (`learn`, where there is one), and whether each begins
+    a document."""
+    ids, learn, first = [], [], []
     for row in features:
         ids.append(np.asarray(row["input_ids"], dtype=np.int64))
+        learn.append(np.asarray(row.get("learn", np.ones(len(ids[-1]))), dtype=bool))
         begins = np.zeros(len(ids[-1]), dtype=bool)
         begins[np.cumsum([0, *row.get("segments", [])[:-1]])] = True
         first.append(begins)
-    return np.concatenate(ids), np.concatenate(first)
+    return np.concatenate(ids), np.concatenate(learn), np.concatenate(first)
 
 
 def _unigram(ids: np.ndarray, size: int) -> np.ndarray:
@@ -88,22 +113,22 @@ def _unigram(ids: np.ndarray, size: int) -> np.ndarray:
 
 
 def unigram_loss(train: Any, evaluation: Any) -> float:
-    """Nats per token of add-one token frequencies."""
-    (ids, _), (held, _) = _tokens(train), _tokens(evaluation)
+    """Nats per token of add-one frequencies of the tokens that are trained on."""
+    (ids, learn, _), (held, asked, _) = _tokens(train), _tokens(evaluation)
     size = int(max(ids.max(), held.max())) + 1
-    return float(-np.log(_unigram(ids, size)[held]).mean())
+    return float(-np.log(_unigram(ids[learn], size)[held[asked]]).mean())
 
 
 def bigram_loss(train: Any, evaluation: Any) -> float:
     """Nats per predicted token of a bigram model with Witten-Bell smoothing (Witten and Bell 1991)."""
-    (ids, first), (held, held_first) = _tokens(train), _tokens(evaluation)
+    (ids, learn, first), (held, asked, held_first) = _tokens(train), _tokens(evaluation)
     size = int(max(ids.max(), held.max())) + 1
-    unigram = _unigram(ids, size)
-    pairs = (ids[:-1] * size + ids[1:])[~first[1:]]
+    unigram = _unigram(ids[learn], size)
+    pairs = (ids[:-1] * size + ids[1:])[learn[1:] & ~first[1:]]
     kinds, counts = np.unique(pairs, return_counts=True)
     followers = np.bincount(kinds // size, minlength=size)  # distinct tokens seen after each
     seen = np.bincount(kinds // size, weights=counts, minlength=size)
-    wanted = (held[:-1] * size + held[1:])[~held_first[1:]]
+    wanted = (held[:-1] * size + held[1:])[asked[1:] & ~held_first[1:]]
     at = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
     count = np.where(kinds[at] == wanted, counts[at], 0)
     before, after = wanted // size, wanted % size

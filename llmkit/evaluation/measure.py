@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llmkit.errors import raise_faults
+
+if TYPE_CHECKING:
+    from llmkit.predictor import Predictor
 
 
 def measure(
@@ -23,7 +27,7 @@ def measure(
     from transformers import TrainingArguments
 
     from llmkit import predictor
-    from llmkit.data import load_part, preparation
+    from llmkit.data import annotation, load_part, preparation
     from llmkit.evaluation.metrics import intervals
     from llmkit.models import hub, loading
     from llmkit.recipe import DataConfig
@@ -47,6 +51,9 @@ def measure(
             disable_tqdm=True,
             log_level="error",
         )
+        if task.annotations:
+            untrained = _before_training(path, loaded)
+            features = annotation.annotate(task, features, untrained, loaded.tokenizer, "padded", args)
         trainer = Trainer(task, loaded.model, args, loaded.tokenizer, features, {"test": rows}, layout="padded")
         examples = trainer.per_example("test")
     return {
@@ -56,3 +63,17 @@ def measure(
         "examples": len(rows),
         **({"details": details} if (details := task.details(examples)) else {}),
     }
+
+
+def _before_training(folder: Path, trained: Predictor) -> Any:
+    """The model that a run began with, by its recipe and seed. Raises RecipeError where the recipe cannot say it."""
+    from transformers import set_seed
+
+    from llmkit.models import loading
+    from llmkit.parsing import read_yaml
+    from llmkit.recipe import ModelConfig
+
+    recipe = read_yaml(folder / "recipe.yaml")
+    config = ModelConfig(**recipe["model"] | {"dtype": str(trained.model.dtype).removeprefix("torch.")})
+    set_seed(recipe["training"].get("seed", 42))
+    return loading.load(config, trained.task, trained.tokenizer)

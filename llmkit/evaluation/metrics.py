@@ -101,6 +101,18 @@ def span_scores(counts: Sequence[float]) -> dict[str, float]:
     }
 
 
+def preferences(margins: np.ndarray, label_smoothing: float = 0.0) -> dict[str, float]:
+    """`accuracy` (how often the chosen answer has the higher reward; a tie, up to rounding, is half right), `margin`
+    (the mean by which) and `loss` (the mean of `data.pairs.log_loss`), of (pairs,) reward differences."""
+    margins = margins.astype(np.float64)
+    right, wrong = np.logaddexp(0, -margins), np.logaddexp(0, margins)
+    return {
+        "accuracy": float(1 + np.sign(margins.round(4)).mean()) / 2,
+        "margin": float(margins.mean()),
+        "loss": float((1 - label_smoothing) * right.mean() + label_smoothing * wrong.mean()),
+    }
+
+
 def intervals(task: Any, examples: np.ndarray, resamples: int = 300, seed: int = 0) -> dict[str, tuple[float, float]]:
     """95 % percentile bootstrap intervals of every metric, over examples (Efron 1979)."""
     random = np.random.default_rng(seed)

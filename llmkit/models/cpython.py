@@ -17,6 +17,7 @@ from typing import Any
 
 from llmkit.console import say
 
+PARTS = {"train": range(2, 10), "validation": (1,), "test": (0,)}  # tenths
 LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data"}
 
 
@@ -84,11 +85,14 @@ def descriptions() -> list[dict[str, Any]]:
 
 
 def preferences() -> list[dict[str, Any]]:
-    """A text, its own summary, and the summary of another one: {prompt, chosen, rejected}."""
-    rows = summaries()
-    foreign = sorted(rows, key=lambda r: hashlib.sha256(r["text"].encode()).digest())
-    other = {own["text"]: next_["summary"] for own, next_ in zip(foreign, foreign[1:] + foreign[:1], strict=True)}
-    return [{"prompt": r["text"], "chosen": r["summary"], "rejected": other[r["text"]]} for r in rows]
+    """A text, its own summary, and the summary of another one: {prompt, chosen, rejected}. The other one is of the same
+    split: what was chosen in training would else be what is rejected in the test, and remembering it a fault."""
+    found = []
+    for split in PARTS:
+        rows = sorted(part_of(summaries(), split), key=lambda r: hashlib.sha256(r["text"].encode()).digest())
+        for own, other in zip(rows, rows[1:] + rows[:1], strict=True):
+            found.append({"prompt": own["text"], "chosen": own["summary"], "rejected": other["summary"]})
+    return found
 
 
 def literals() -> list[dict[str, Any]]:
@@ -113,7 +117,7 @@ def literals() -> list[dict[str, Any]]:
 
 def part_of(rows: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
     """About a tenth each is test and validation, by what a row's first column says: the same on every machine."""
-    tenth = {"test": (0,), "validation": (1,), "train": range(2, 10)}[split]
+    tenth = PARTS[split]
 
     def digit(row: dict[str, Any]) -> int:
         return hashlib.sha256(str(next(iter(row.values()))).encode()).digest()[0] % 10

@@ -26,17 +26,25 @@ def preview(recipe: Recipe, count: int = 3) -> str:
     for i in range(min(count, len(view))):
         (feature,) = view.__getitems__([(i, 0, False)])
         batch = task.collate([feature], tokenizer, layout)
-        shown.append(_show(i, feature, batch, tokenizer, prepared.recipe.task))
+        shown.extend(_shown(f"row {i + 1}", feature, batch, tokenizer, prepared.recipe.task))
     head = "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said of it or in its place; ‖ parts documents"
     return head + "\n\n" + "\n\n".join(shown)
 
 
-def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
-    if len(batch["input_ids"]) > 1:
-        return _show_texts(number, batch, tokenizer, task)
+def _shown(name: str, feature: dict[str, Any], batch: dict[str, Any], tokenizer: Any, task: Any) -> Iterator[str]:
+    ids, labels, mask = batch["input_ids"], batch["labels"], batch.get("attention_mask")
     if task.writes:
-        return _show_pair(number, batch, tokenizer)
-    ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0]
+        yield _show_pair(name, batch, tokenizer)
+    elif len(ids) == 1:
+        yield _show(name, feature, ids[0].tolist(), labels[0], tokenizer, task)
+    elif labels.shape != ids.shape:
+        yield _show_texts(name, batch, tokenizer, task)
+    else:  # several sequences, each with tokens that are trained on
+        for i, real in enumerate(mask.bool()):
+            yield _show(f"{name}, sequence {i}", feature, ids[i, real].tolist(), labels[i, real], tokenizer, task)
+
+
+def _show(name: str, feature: dict[str, Any], ids: list[int], labels: Any, tokenizer: Any, task: Any) -> str:
     per_token = labels.dim() == 1 and len(labels) == len(ids) and not labels.is_floating_point()
     starts = set()
     for length in feature.get("segments", [])[:-1]:
@@ -56,17 +64,17 @@ def _show(number: int, feature: dict[str, Any], batch: dict[str, Any], tokenizer
         text, learning = text + piece, learns
     text += "»" * learning
     trained = int((labels != -100).sum()) if per_token else 0
-    head = f"row {number + 1}: {plural(len(ids), 'token')}"
+    head = f"{name}: {plural(len(ids), 'token')}"
     head += f", {trained} trained on" if per_token else f", label {task.say_labels(labels, ids, tokenizer)}"
     if "segments" in feature:
         head += f", {plural(len(feature['segments']), 'document')}"
     return head + "\n" + text
 
 
-def _show_texts(number: int, batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
+def _show_texts(name: str, batch: dict[str, Any], tokenizer: Any, task: Any) -> str:
     """A row of several texts, numbered from 0 as the batch has them."""
     texts = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
-    head = f"row {number + 1}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {task.say_labels(batch['labels'][0], texts[0], tokenizer)}"
+    head = f"{name}: {sum(map(len, texts))} tokens in {len(texts)} texts, label {task.say_labels(batch['labels'][0], texts[0], tokenizer)}"
     return "\n".join([head, *(f"{i}: {tokenizer.decode(ids)}" for i, ids in enumerate(texts))])
 
 
@@ -85,8 +93,10 @@ def _pieces(ids: list[int], said: list[str], starts: set[int], tokenizer: Any) -
         at = end
 
 
-def _show_pair(number: int, batch: dict[str, Any], tokenizer: Any) -> str:
+def _show_pair(name: str, batch: dict[str, Any], tokenizer: Any) -> str:
     """What is read, and below it what must be written."""
     ids, labels = batch["input_ids"][0].tolist(), batch["labels"][0].tolist()
-    target = "|".join(tokenizer.decode(labels[at:end]) for at, end in _pieces(labels, labels, set(), tokenizer))
-    return f"row {number + 1}: {len(ids)} tokens, {len(labels)} trained on\n{tokenizer.decode(ids)}\n«{target}»"
+    target = "|".join(
+        tokenizer.decode(labels[at:end]) for at, end in _pieces(labels, [""] * len(labels), set(), tokenizer)
+    )
+    return f"{name}: {plural(len(ids), 'token')}, {len(labels)} trained on\n{tokenizer.decode(ids)}\n«{target}»"

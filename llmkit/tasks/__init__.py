@@ -10,7 +10,9 @@ from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
 from llmkit.tasks.causal_lm import CausalLM
 from llmkit.tasks.masked_lm import MaskedLM
+from llmkit.tasks.preference import Preference
 from llmkit.tasks.question_answering import QuestionAnswering
+from llmkit.tasks.reward_model import RewardModel
 from llmkit.tasks.semantic_roles import SemanticRoles
 from llmkit.tasks.sentence_embedding import SentenceEmbedding
 from llmkit.tasks.seq2seq import Seq2Seq
@@ -24,15 +26,19 @@ TASKS: tuple[type[Task], ...] = (
     TokenClassification,
     SemanticRoles,
     QuestionAnswering,
-    SentenceEmbedding,
     Seq2Seq,
+    SentenceEmbedding,
+    Preference,
+    RewardModel,
 )
 
 __all__ = [
     "TASKS",
     "CausalLM",
     "MaskedLM",
+    "Preference",
     "QuestionAnswering",
+    "RewardModel",
     "SemanticRoles",
     "SentenceEmbedding",
     "Seq2Seq",

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
 
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ 'Assistant: ' + m['content'] + eos_token }}"
-    "{% else %}{{ m['role'].capitalize() + ': ' + m['content'] + '\\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-"""For a tokenizer without a chat template: saved with it, so that every later user of the folder sees the same."""
-
 
 @dataclass(frozen=True)
 class CausalLM(Task):
@@ -61,19 +53,21 @@ class CausalLM(Task):
     can_generate: ClassVar[bool] = True
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        from llmkit.data import conversations
+
         if row.get("text") is not None:
             return {"text": read_text(row, "text")}
         if row.get("messages") is not None:
-            return {"messages": [_turn(m) for m in _turns(row["messages"])]}
+            return {"messages": conversations.read_turns(row["messages"])}
         if row.get("instruction") is not None:
             more = row.get("input")
             asked = read_text(row, "instruction") + (f"\n\n{more}" if isinstance(more, str) and more.strip() else "")
-            said = read_text(row, "output")
+            answer = read_text(row, "output")
         else:
             if all(row.get(c) is None for c in ("prompt", "response")):
                 raise ValueError("no 'text'" if "text" in row else "neither text nor a conversation")
-            asked, said = read_text(row, "prompt"), read_text(row, "response")
-        return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]}
+            asked, answer = read_text(row, "prompt"), read_text(row, "response")
+        return {"messages": [{"role": "user", "content": asked}, conversations.said(answer)]}
 
     def fit(self, rows: Dataset) -> Self:
         return self.replace(chat="messages" in rows.column_names)
@@ -83,6 +77,8 @@ class CausalLM(Task):
             yield row.get("text") or "\n".join(m["content"] for m in row["messages"])
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
+        from llmkit.data.conversations import PLAIN_TEMPLATE
+
         if self.chat and not tokenizer.chat_template:
             tokenizer.chat_template = PLAIN_TEMPLATE
 
@@ -105,6 +101,8 @@ class CausalLM(Task):
 
     def _documents(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
         """The ids of each row, and which of them are trained on."""
+        from llmkit.data.conversations import encode_learning
+
         size = len(next(iter(rows.values())))
         texts = rows.get("text", [None] * size)
         plain = [t for t in texts if t is not None]
@@ -112,7 +110,7 @@ class CausalLM(Task):
         eos = tokenizer.eos_token_id
         for i, text in enumerate(texts):
             if text is None:
-                yield _conversation(rows["messages"][i], tokenizer)
+                yield encode_learning(rows["messages"][i], tokenizer)
                 continue
             ids = next(encoded)
             ids = ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
@@ -174,53 +172,22 @@ class CausalLM(Task):
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
     ) -> dict[str, Any]:
-        from llmkit.evaluation.baselines import bigram_loss
+        from llmkit.evaluation.baselines import bigram_loss, unigram_loss
 
-        return {} if self.chat else {"bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"}}
+        return {
+            "unigram": {"value": unigram_loss(train, evaluation), "kind": "floor"},
+            "bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"},
+        }
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        if self.chat:
-            return (
-                "from transformers import pipeline\n\n"
-                f"chat = pipeline('text-generation', {folder!r})\n"
-                f"messages = [{{'role': 'user', 'content': {row['messages'][0]['content'][:200]!r}}}]\n"
-                "print(chat(messages, max_new_tokens=40, do_sample=False)[0]['generated_text'][-1]['content'])"
-            )
+        if row.get("messages"):
+            from llmkit.data.conversations import snippet
+
+            first = [*(m["role"] for m in row["messages"]), "assistant"].index("assistant")
+            return snippet(folder, row["messages"][:first])
         prompt = " ".join(row["text"].split()[:4])[:40]
         return (
             "from transformers import pipeline\n\n"
-            f"generator = pipeline('text-generation', {folder!r})\n"
+            f"generator = pipeline('text-generation', {folder!r}, tokenizer={folder!r})\n"
             f"print(generator({prompt!r}, max_new_tokens=30, do_sample=False)[0]['generated_text'])"
         )
-
-
-def _turns(messages: Any) -> list[Any]:
-    if not isinstance(messages, list) or not messages:
-        raise ValueError("'messages' is not a list of turns")
-    return messages
-
-
-def _turn(message: Any) -> dict[str, str]:
-    """A turn as role and content; ShareGPT says from and value."""
-    if not isinstance(message, Mapping):
-        raise ValueError(f"a turn is {type(message).__name__}, not role and content")
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if role not in ROLES or not isinstance(content, str):
-        raise ValueError(f"a turn with role {role!r} (known: {', '.join(ROLES)}) and content {str(content)[:20]!r}")
-    return {"role": ROLES[role], "content": content}
-
-
-def _conversation(messages: Sequence[Mapping[str, str]], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids of a conversation in the tokenizer's template, and 1 for every token that the assistant says, its end
-    included. What a turn adds is what the template of the conversation up to it adds."""
-
-    def ids(turns: Sequence[Any], ask: bool) -> list[int]:
-        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=ask, return_dict=True)["input_ids"])
-
-    whole, learn = ids(messages, False), list[int]()
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before, after = len(ids(messages[:i], True)), len(ids(messages[: i + 1], False))
-        learn += [0] * (before - len(learn)) + [1] * (after - before)
-    return whole, learn[: len(whole)] + [0] * (len(whole) - len(learn))

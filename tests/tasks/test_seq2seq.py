@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EXACT, PAIRS, save
+from conftest import EXACT, PHRASES, save
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
@@ -46,12 +46,12 @@ SMALL = {
 
 @pytest.fixture
 def recipe(tiny_t5: Path, tmp_path: Path) -> Any:
-    """A small recipe over PAIRS; keywords of `task` are knobs, of `data` fields, `training` is laid over EXACT."""
+    """A small recipe over PHRASES; keywords of `task` are knobs, of `data` fields, `training` is laid over EXACT."""
 
     def make(
-        rows: Any = PAIRS, model: Any = None, training: dict | None = None, output: str = "run", **knobs: Any
+        rows: Any = PHRASES, model: Any = None, training: dict | None = None, output: str = "run", **knobs: Any
     ) -> Recipe:
-        if rows is PAIRS:
+        if rows is PHRASES:
             knobs = {"source": "en", "target": "zh", **knobs}
         return Recipe(
             Seq2Seq(**{"generation": {"max_new_tokens": 8}, **knobs}),
@@ -341,7 +341,7 @@ def test_transformers_alone_generates_the_same(recipe) -> None:
     assert generation.items() <= saved.items() and "max_length" not in saved
     tokenizer = AutoTokenizer.from_pretrained(result.output)
     model = AutoModelForSeq2SeqLM.from_pretrained(result.output)
-    texts = [row["en"] for row in PAIRS[:8]]
+    texts = [row["en"] for row in PHRASES[:8]]
     answers = llmkit.load(str(result.output)).predict(texts)
     assert any(a["generated_text"] for a in answers)
     for text, answer in zip(texts, answers, strict=True):  # one by one, where llmkit asked in a batch
@@ -371,7 +371,7 @@ def test_an_adapter_is_saved_and_answers_the_same(recipe, tiny_t5: Path) -> None
 def test_a_multilingual_decoder_begins_with_the_target_s_language(tmp_path: Path, recipe) -> None:
     from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
 
-    base = train("bpe", 400, (text for row in PAIRS for text in row.values()), "t5")
+    base = train("bpe", 400, (text for row in PHRASES for text in row.values()), "t5")
     vocabulary = {
         t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *(t for t in base.get_vocab() if t[0] != "<")])
     }
@@ -402,16 +402,16 @@ def test_the_command_line_predicts_evaluates_and_previews(recipe, tmp_path: Path
     monkeypatch.chdir(tmp_path)
     output = str(run(recipe()).output)
     rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PAIRS[:5]), encoding="utf-8")
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PHRASES[:5]), encoding="utf-8")
     capsys.readouterr()
     assert not command(["predict", output, str(rows), "--json", "--batch-size", "2"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["en"] for line in lines] == [row["en"] for row in PAIRS[:5]]
+    assert [line["en"] for line in lines] == [row["en"] for row in PHRASES[:5]]
     assert all(isinstance(line["generated_text"], str) for line in lines)
     rows.write_text('{"en": ["The cat.", "It slept."]}\n', encoding="utf-8")
     assert not command(["predict", output, str(rows), "--json"])
     assert json.loads(capsys.readouterr().out)["en"] == "The cat. It slept."
-    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PAIRS[:5]), encoding="utf-8")
+    rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PHRASES[:5]), encoding="utf-8")
     assert not command(["evaluate", output, "--data", str(rows), "--json"])
     measured = json.loads(capsys.readouterr().out)
     assert set(measured["metrics"]) == set(measured["intervals"]) == {"bleu", "chrf", "loss"}
@@ -419,7 +419,7 @@ def test_the_command_line_predicts_evaluates_and_previews(recipe, tmp_path: Path
 
 def test_tabs_without_a_header_are_read_by_one_flag(tmp_path: Path, tiny_t5: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [f"{row['en']}\t{row['zh']}\tCC-BY ({i})" for i, row in enumerate(PAIRS)]
+    lines = [f"{row['en']}\t{row['zh']}\tCC-BY ({i})" for i, row in enumerate(PHRASES)]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     words = [
         "--model",

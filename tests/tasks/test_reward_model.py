@@ -1,0 +1,173 @@
+"""Reward models: pairs for an encoder and a chat template for a decoder, the loss and metrics by hand, and predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXACT, PAIRS
+
+import llmkit
+from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, build_trainer, run
+from llmkit.cli import command
+from llmkit.tasks import RewardModel
+
+
+@pytest.fixture
+def recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    def make(
+        output: str = "run", model: Any = None, adapter: dict | None = None, max_length: int = 64, **training: Any
+    ):
+        return Recipe(
+            RewardModel(),
+            ModelConfig(name=str(model or tiny_bert), adapter=adapter or {}),
+            DataConfig(train=PAIRS, validation=PAIRS[::3], max_length=max_length),
+            {**EXACT, "learning_rate": 1e-3, "lr_scheduler_type": "constant", **training},
+            RunConfig(str(tmp_path / output)),
+        )
+
+    return make
+
+
+def rewards(model: Any, tokenizer: Any, row: dict) -> torch.Tensor:
+    """Of both answers, one at a time, by the tokenizer's own pair or template."""
+    found = []
+    for side in ("chosen", "rejected"):
+        if tokenizer.chat_template:
+            messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+            encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        else:
+            encoded = tokenizer(row["prompt"], row[side], return_tensors="pt")
+        found.append(model(**encoded).logits[0, 0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_the_losses_are_a_bare_loop_s(recipe: Callable, kind: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(f"tiny_{kind}")
+    settings = {"max_steps": 3, "per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"}
+    trainer = build_trainer(recipe(model=folder, optim="sgd", max_grad_norm=0.0, **settings))
+    import copy
+
+    model, tokenizer, expected = copy.deepcopy(trainer.model).train(), trainer.processing_class, []
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    for step in range(3):
+        pairs = torch.stack([rewards(model, tokenizer, row) for row in PAIRS[4 * step : 4 * step + 4]])
+        loss = -torch.sigmoid(pairs[:, 0] - pairs[:, 1]).log().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    assert losses == pytest.approx(expected, abs=1e-5) and len(set(expected)) == 3
+
+
+def test_accumulation_changes_nothing(recipe: Callable) -> None:
+    def losses(output: str, size: int, accumulation: int) -> list[float]:
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        logs = run(recipe(output, max_steps=3, **settings)).trainer.state.log_history
+        return [log["loss"] for log in logs if "loss" in log]
+
+    assert losses("one", 8, 1) == pytest.approx(losses("two", 2, 4), abs=1e-6)
+
+
+def test_token_types_are_given_where_the_tokenizer_names_them(tiny_bert: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        tiny_bert, model_input_names=["input_ids", "token_type_ids", "attention_mask"]
+    )
+    task = RewardModel()
+    rows = [task.read_row(row) for row in PAIRS[:3]]
+    columns = task.encode({k: [row[k] for row in rows] for k in rows[0]}, tokenizer, 64)
+    features = [{k: v[i] for k, v in columns.items() if k != "truncated"} for i in range(3)]
+    batch = task.collate(features, tokenizer, "padded")
+    for i, side in enumerate(("chosen", "rejected")):
+        own = tokenizer(
+            [r["prompt"] for r in PAIRS[:3]], [r[side] for r in PAIRS[:3]], padding=True, return_tensors="pt"
+        )
+        width = own["input_ids"].shape[1]
+        for name, values in own.items():
+            assert torch.equal(batch[name][3 * i : 3 * i + 3, :width], values), name
+    assert batch["labels"].tolist() == [1, 1, 1, 0, 0, 0] and task.weight(batch) == 3
+
+
+def test_a_long_prompt_loses_its_beginning_and_no_answer_is_cut(tiny_bert: Path) -> None:
+    from transformers import AutoTokenizer
+
+    task, tokenizer = RewardModel(), AutoTokenizer.from_pretrained(tiny_bert)
+    task.ready_tokenizer(tokenizer)
+    asked = "and the fox said to the crow, " * 4 + "how was it?"
+    rows = [
+        {"prompt": [{"role": "user", "content": asked}], "chosen": "a fine film", "rejected": "dull"},
+        {"prompt": [{"role": "user", "content": "how?"}], "chosen": "a fox, " * 20, "rejected": "dull"},
+    ]
+    columns = task.encode({k: [row[k] for row in rows] for k in rows[0]}, tokenizer, 32)
+    assert columns["row"] == [0] and columns["truncated"] == [True]
+    own = tokenizer(asked, "a fine film", truncation="only_first", max_length=32)["input_ids"]
+    assert columns["input_ids"][0][: columns["chosen"][0]] == own and len(own) == 32
+
+
+def test_the_metrics_are_what_their_definitions_say(recipe: Callable) -> None:
+    result = run(recipe(num_train_epochs=4))
+    model, tokenizer = result.model.eval(), result.tokenizer
+    with torch.no_grad():
+        pairs = torch.stack([rewards(model, tokenizer, row) for row in PAIRS[::3]]).double().numpy()
+    margins, after = pairs[:, 0] - pairs[:, 1], result.metrics["after"]
+    assert after["accuracy"] == (margins > 0).mean()
+    assert after["margin"] == pytest.approx(margins.mean(), abs=1e-5)
+    assert after["loss"] == pytest.approx(np.log1p(np.exp(-margins)).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_a_saved_folder_gives_the_same_rewards(recipe: Callable, kind: str, request: pytest.FixtureRequest) -> None:
+    result = run(recipe(model=request.getfixturevalue(f"tiny_{kind}"), max_steps=4))
+    with torch.no_grad():
+        pairs = torch.stack([rewards(result.model.eval(), result.tokenizer, row) for row in PAIRS[:4]])
+    model = llmkit.load(str(result.output))
+    asked = [{"prompt": r["prompt"], "response": r[s]} for r in PAIRS[:4] for s in ("chosen", "rejected")]
+    answers = model.predict(asked, batch_size=3)
+    assert [a["reward"] for a in answers] == pytest.approx(pairs.flatten().tolist(), abs=1e-5)
+    assert not any(a["truncated"] for a in answers)
+    long = model.predict({"prompt": "how was it?", "response": "a fox and a crow, " * 20})
+    assert long["truncated"]
+    card = (result.output / "README.md").read_text(encoding="utf-8")
+    printed = float(card.rpartition("'score': ")[2].partition("}")[0])
+    assert printed == pytest.approx(answers[0]["reward"], abs=1e-5)
+
+
+def test_an_adapter_keeps_its_head(recipe: Callable) -> None:
+    result = run(recipe(adapter={"type": "lora", "r": 2}, max_steps=4, learning_rate=1e-2))
+    with torch.no_grad():
+        pairs = rewards(result.model.eval(), result.tokenizer, PAIRS[0])
+    again = llmkit.load(str(result.output))
+    asked = [{"prompt": PAIRS[0]["prompt"], "response": PAIRS[0][side]} for side in ("chosen", "rejected")]
+    assert [a["reward"] for a in again.predict(asked)] == pytest.approx(pairs.tolist(), abs=1e-5)
+
+
+def test_predict_reads_columns_in_their_order(recipe: Callable, tmp_path: Path, capsys) -> None:
+    result = run(recipe(max_steps=2))
+    asked = [{"question": r["prompt"], "answer": r["chosen"]} for r in PAIRS[:5]]
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked), encoding="utf-8")
+    capsys.readouterr()
+    command(["predict", str(result.output), str(file), "--json"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["response"] for line in lines] == [r["chosen"] for r in PAIRS[:5]]
+    command(["predict", str(result.output), json.dumps({"prompt": PAIRS[0]["prompt"], "response": "a fine film"})])
+    reward, response = capsys.readouterr().out.rstrip("\n").split("\t")
+    assert response == "a fine film" and float(reward) == pytest.approx(lines[0]["reward"], abs=1e-3)
+
+
+def test_a_question_without_its_answer_is_one_line() -> None:
+    from llmkit.asking import read_inputs
+
+    with pytest.raises(RecipeError, match="no response; reward-model asks for prompt, response"):
+        read_inputs(['{"prompt": "how was it?"}'], RewardModel())
