@@ -128,7 +128,10 @@ def find_recipe(name: str) -> tuple[Recipe | None, list[str]]:
     if path.suffix == ".py":
         if not path.exists():
             raise RecipeError(f"no recipe file {name!r}; llmkit's own: {', '.join(recipe_names())}")
-        found = runpy.run_path(str(path), run_name="__recipe__").get("recipe")
+        try:
+            found = runpy.run_path(str(path), run_name="__recipe__").get("recipe")
+        except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as e:
+            raise RecipeError(f"{name}: is no recipe that runs ({type(e).__name__}: {e})") from None
         if not isinstance(found, Recipe):
             raise RecipeError(f"{name}: holds no `recipe = Recipe(…)`")
         return found, []
@@ -312,8 +315,11 @@ def do_init(argv: list[str]) -> None:
     target = Path(args.directory) / f"{name}.py"
     if target.exists():
         raise RecipeError(f"{target} is there already; it is left as it is")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text((recipe_folder() / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((recipe_folder() / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
+    except OSError as e:
+        raise RecipeError(f"{target}: cannot be written ({(e.strerror or str(e)).lower()})") from None
     print(target)
     say(f"edit it, then: accelerate launch {target}")
 

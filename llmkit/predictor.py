@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.errors import RecipeError
@@ -12,8 +13,6 @@ from llmkit.recipe import ModelConfig
 from llmkit.tasks import TASKS, CausalLM, find_task
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -81,6 +80,10 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
     from llmkit.models import hub, loading, tokenizers
     from llmkit.training import hardware
 
+    if not isinstance(name, (str, Path)):
+        raise RecipeError(
+            f"llmkit.load: a {type(name).__name__}; give a folder or name (a model object predicts by itself)"
+        )
     path = hub.find_model(str(name))
     task = task_of(path)
     device = device or hardware.decide().device
@@ -98,7 +101,7 @@ def task_of(path: Path) -> Task:
 
     if (path / "recipe.yaml").exists():
         knobs = read_yaml(path / "recipe.yaml")["task"]
-        cls = find_task(knobs.pop("name"))
+        cls = find_task(knobs.pop("name"), distrusted=path)
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items() if k in known})
     if path.suffix == ".gguf":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import console, data
 from llmkit.console import say
-from llmkit.errors import raise_faults
+from llmkit.errors import RecipeError, raise_faults
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -124,7 +124,12 @@ def build_trainer(recipe: Recipe) -> Trainer:
     features = annotation.annotate(task, features, model, prepared.tokenizer, layout, args)
     patience = recipe.run.patience if args.load_best_model_at_end else None
     extra = [EarlyStoppingCallback(patience)] if patience else []
-    trainer = Trainer(task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra)
+    try:
+        trainer = Trainer(
+            task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra
+        )
+    except (ImportError, OSError) as e:  # a package that a field of TrainingArguments needs, a hub that is not there
+        raise RecipeError(f"training: {str(e).splitlines()[0]}") from None
     trainer.recipe, trainer.loaded = recipe, prepared.loaded
     callbacks.add(trainer)
     return trainer

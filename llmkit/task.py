@@ -38,6 +38,8 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
         raise ValueError(f"no {column!r}" if value is None else f"{column!r} is {type(value).__name__}, not text")
     if not value.strip():
         raise ValueError(f"empty {column!r}")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise ValueError(f"{column!r} holds half a character (a lone surrogate)")
     return value
 
 

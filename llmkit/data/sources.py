@@ -50,6 +50,10 @@ def find(spec: Any, part: str, document: str = "file", names: Sequence[str] = ()
     if isinstance(spec, (list, tuple)) and not (spec and is_row(spec[0])):
         found = []
         for entry in spec:
+            if isinstance(entry, Mapping) and (not entry.keys() <= {"source", "weight"} or "source" not in entry):
+                raise RecipeError(
+                    f"data.{part}: {dict(entry)!r}; an entry of a list is a source, or {{source: …, weight: 2}}"
+                )
             weight = entry.get("weight", 1) if isinstance(entry, Mapping) else 1
             if not isinstance(weight, (int, float)) or weight <= 0:
                 raise RecipeError(f"data.{part}: weight {weight!r} of {entry['source']!r} is not a number above 0")
@@ -58,6 +62,10 @@ def find(spec: Any, part: str, document: str = "file", names: Sequence[str] = ()
         if not found:
             raise RecipeError(f"data.{part}: an empty list")
         return found
+    if hasattr(spec, "column_names") and not hasattr(spec, "__len__"):
+        raise RecipeError(
+            f"data.{part}: a {type(spec).__name__} has no length; give a Dataset, or a file with data.streaming"
+        )
     if isinstance(spec, (list, tuple)) or hasattr(spec, "column_names"):
         return [Source(f"{type(spec).__name__} of {len(spec)} rows", lambda: _from_memory(spec), None)]
     if isinstance(spec, Path):
@@ -271,6 +279,10 @@ def _read_csv(
     reader = csv.reader(_decoded(path, lambda f: f), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         header = names or next(reader, None)
+        if twice := {name for name in header or () if header.count(name) > 1}:
+            raise RecipeError(
+                f"{path}: {', '.join(map(repr, sorted(twice)))} stands twice in the header; name each column once"
+            )
         for values in reader:
             where = f"{path} line {reader.line_num}"
             if not values:

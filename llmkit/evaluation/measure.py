@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.errors import raise_faults
+from llmkit.errors import RecipeError, raise_faults
 
 if TYPE_CHECKING:
     from llmkit.predictor import Predictor
@@ -40,6 +40,8 @@ def measure(
     raise_faults(task.check_rows(rows, "data"))
     loaded = predictor.load(name)
     limit = loading.positions(loaded.model.config, loaded.tokenizer)
+    if max_length is not None and not 2 <= max_length <= (limit or max_length):
+        raise RecipeError(f"--max-length {max_length}: give 2 to {limit or 'any number'}")
     length = max_length or min(limit or task.default_max_length, task.default_max_length)
     features = preparation.prepare(task, {"test": rows}, loaded.tokenizer, length, packed=False)
     with tempfile.TemporaryDirectory() as folder:

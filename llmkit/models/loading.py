@@ -34,6 +34,10 @@ def check(config: ModelConfig, task: Task) -> list[str]:
         return [f"model.name: not given; give --model FOLDER, a hub id, or {', '.join(hub.bundled.MODELS)}"]
     if config.dtype not in DTYPES:
         faults.append(f"model.dtype: {config.dtype!r}; choose from {', '.join(DTYPES)}")
+    if config.dtype == "float16":
+        faults.append("model.dtype: weights of float16 do not train; leave it out, and say --training.fp16 on a GPU")
+    if config.tokenizer_size < 1:
+        faults.append(f"model.tokenizer_size: {config.tokenizer_size}; at least 1")
     try:
         if config.adapter:
             adapter_config(config.adapter, task)
@@ -142,7 +146,7 @@ def _check_shapes(base: Any, wanted: Any, config: ModelConfig, task: Task) -> No
     given = ", ".join(f"{k}: {v!r}" for k, v in config.config.items())
     try:
         new = shapes(wanted)
-    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AttributeError) as e:
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AttributeError, KeyError) as e:
         raise RecipeError(
             f"model.config: no {wanted.model_type} model can have {given} ({' '.join(str(e).split())[:160]})"
         ) from None
@@ -257,6 +261,7 @@ def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
     """PEFT's own config from the recipe's mapping. Raises RecipeError for a method or field that PEFT does not have."""
     import dataclasses
 
+    from peft import PromptLearningConfig
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     methods = {str(k.value).lower(): v for k, v in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -272,10 +277,18 @@ def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
             if k not in known
         ]
     )
+    for name, value in fields.items():  # PEFT looks at it only when the model is built
+        if name in ("r", "lora_alpha") and (not isinstance(value, (int, float)) or value <= 0):
+            raise RecipeError(f"model.adapter.{name}: {value!r} is not a number above 0")
     try:
-        return methods[method](**{"task_type": PEFT_TASKS.get(task.auto_class), **fields})
+        wanted = methods[method](**{"task_type": PEFT_TASKS.get(task.auto_class), **fields})
     except (TypeError, ValueError) as e:
         raise RecipeError(f"model.adapter: {str(e).splitlines()[0]}") from None
+    if isinstance(wanted, PromptLearningConfig):
+        raise RecipeError(
+            f"model.adapter.type: {method} puts tokens of its own into each row, which no task here expects; choose lora"
+        )
+    return wanted
 
 
 def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True, new: Sequence[str] = ()) -> Any:

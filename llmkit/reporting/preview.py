@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,12 @@ def preview(recipe: Recipe, count: int = 3) -> str:
     console.hush()
     prepared = prepare(recipe)
     task, tokenizer = prepared.recipe.task, prepared.tokenizer
-    view = RowView(prepared.features["train"])
+    features = prepared.features["train"]
+    view = list(itertools.islice(features.features(), count)) if recipe.data.streaming else RowView(features)
     layout = "positions" if prepared.packed else "padded"
     shown = []
     for i in range(min(count, len(view))):
-        (feature,) = view.__getitems__([(i, 0, False)])
+        feature = view[i] if isinstance(view, list) else view.__getitems__([(i, 0, False)])[0]
         batch = task.collate([feature], tokenizer, layout)
         shown.extend(_shown(f"row {i + 1}", feature, batch, tokenizer, prepared.recipe.task))
     head = "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said of it or in its place; ‖ parts documents"

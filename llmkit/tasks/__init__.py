@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -48,8 +49,9 @@ __all__ = [
 ]
 
 
-def find_task(name: str) -> type[Task]:
-    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError."""
+def find_task(name: str, distrusted: Path | None = None) -> type[Task]:
+    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError, also for a
+    module that lies in the folder `distrusted`: a downloaded model brings no code to run."""
     known = {task.name: task for task in TASKS}
     module, colon, attribute = name.partition(":")
     if not colon:
@@ -58,6 +60,10 @@ def find_task(name: str) -> type[Task]:
         return known[name.replace("_", "-")]
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as python -m would: a module beside the recipe
+    if distrusted is not None:
+        spec = importlib.util.find_spec(module.partition(".")[0])
+        if spec is not None and spec.origin and Path(spec.origin).resolve().is_relative_to(distrusted.resolve()):
+            raise RecipeError(f"task {name!r}: is code that the model's own folder brings; it is not run")
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as e:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from llmkit.errors import RecipeError
 from llmkit.task import Batch, Task, read_text
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ class CausalLM(Task):
         return {"messages": [{"role": "user", "content": asked}, conversations.said(answer)]}
 
     def fit(self, rows: Dataset) -> Self:
+        if not 0 <= self.label_smoothing <= 1:
+            raise RecipeError(f"task.label_smoothing: {self.label_smoothing:g} is not between 0 and 1")
         return self.replace(chat="messages" in rows.column_names)
 
     def texts(self, rows: Dataset) -> Iterator[str]:
@@ -85,6 +88,10 @@ class CausalLM(Task):
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         from llmkit.data.packing import chunks
 
+        if any(rows.get("messages", ())) and not tokenizer.chat_template:
+            raise RecipeError(
+                "conversations: this model's tokenizer has no chat template; train it on conversations first"
+            )
         columns: dict[str, list[Any]] = {"input_ids": [], "row": []}
         if self.chat:
             columns["learn"] = []  # 1 where a token is trained on

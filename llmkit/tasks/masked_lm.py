@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from llmkit.errors import RecipeError, raise_faults
 from llmkit.task import Batch, Task
 
 if TYPE_CHECKING:
@@ -36,11 +37,21 @@ class MaskedLM(Task):
     packs: ClassVar[bool] = True
     whole_documents: ClassVar[bool] = True
 
+    def fit(self, rows: Dataset) -> Self:
+        raise_faults(
+            [f"task.mask_probability: {self.mask_probability:g} is not between 0 and 1"]
+            * (not 0 < self.mask_probability <= 1)
+            + [f"task.mask_seed: {self.mask_seed} is below 0"] * (self.mask_seed < 0)
+        )
+        return self
+
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
         encoded = tokenizer(list(rows["text"]), add_special_tokens=False, return_attention_mask=False, verbose=False)[
             "input_ids"
         ]
         room = max_length - 2
+        if room < 1:
+            raise RecipeError(f"data.max_length: {max_length} leaves no room between [CLS] and [SEP]; at least 3")
         pieces = [(r, ids[i : i + room]) for r, ids in enumerate(encoded) for i in range(0, len(ids), room)]
         first, last = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         return {"input_ids": [first + ids + last for _, ids in pieces], "row": [r for r, _ in pieces]}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmkit.console import plural, say
-from llmkit.errors import RecipeError
+from llmkit.errors import RecipeError, raise_faults
 from llmkit.training import hardware
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ def build(recipe: Recipe) -> TrainingArguments:
     """TrainingArguments of the recipe. Raises RecipeError for what they refuse, in one line."""
     from transformers import TrainingArguments
 
+    raise_faults(_impossible(recipe.training))
     machine = hardware.decide()
     given = dict(recipe.training)
     values = _defaults(recipe, given, machine) | given
@@ -63,6 +65,45 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
         "accelerator_config": {"dispatch_batches": False},
         "include_num_input_tokens_seen": "all" if recipe.data.streaming else "no",
     }
+
+
+def _impossible(given: Mapping[str, Any]) -> list[str]:
+    """Faults of values that TrainingArguments takes and no run can have."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    def number(name: str) -> float | None:
+        value = given.get(name)
+        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    faults = [
+        f"training.{n}: {given[n]!r}; at least 1"
+        for n in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+        if (value := number(n)) is not None and value < 1
+    ]
+    faults += [
+        f"training.{n}: {given[n]!r} is below 0"
+        for n in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "num_train_epochs")
+        if (value := number(n)) is not None and value < 0
+    ]
+    faults += [
+        f"training.{n}: {given[n]!r} is not between 0 and 2**32 - 1"
+        for n in ("seed", "data_seed")
+        if (value := number(n)) is not None and not 0 <= value < 2**32
+    ]
+    if given.get("batch_eval_metrics") or given.get("eval_do_concat_batches") is False:
+        faults.append(
+            "training: batch_eval_metrics and eval_do_concat_batches stay as they are; rows are reduced on the fly"
+        )
+    if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
+        faults.append("training.dataloader_persistent_workers: needs dataloader_num_workers above 0")
+    asked = given.get("report_to") or []
+    known = {*get_available_reporting_integrations(), "none", "all"}
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name not in known:
+            faults.append(
+                f"training.report_to: {name!r} is not installed (pip install {name}); there is: {', '.join(sorted(known))}"
+            )
+    return faults
 
 
 def choose_best_by(args: TrainingArguments, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,11 @@ MAY_CHANGE = {
 def open_folder(recipe: Recipe) -> dict[str, Any] | None:
     """The metrics of a finished run that was asked to resume, or None: go on. RecipeError for a folder in use."""
     folder = Path(recipe.run.output)
+    if not recipe.run.output:
+        raise RecipeError("run.output: empty; name a folder")
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if above.is_dir() and not os.access(above, os.W_OK):
+        raise RecipeError(f"run.output: {str(folder)!r} cannot be written: no right to write in {str(above)!r}")
     if folder.is_file():
         raise RecipeError(f"run.output: {str(folder)!r} is a file; choose a folder")
     holds_run = (folder / "recipe.yaml").exists()
