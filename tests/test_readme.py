@@ -157,7 +157,7 @@ def test_both_readmes_have_the_same_commands() -> None:
 
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_what_is_not_run_needs_what_tests_have_not(page: str) -> None:
-    assert {b.why_not for b in blocks(page)} <= {None, "needs a hub", "needs GPUs"}
+    assert {b.why_not for b in blocks(page)} <= {None, "needs a hub", "needs GPUs", "needs trl"}
     fences = (ROOT / page).read_text(encoding="utf-8").count("\n```")
     assert fences == 2 * len(blocks(page))  # a fence without a language is no block
 
