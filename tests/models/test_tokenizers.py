@@ -106,7 +106,7 @@ def test_the_commonest_words_are_kept_and_the_others_unknown() -> None:
 
 def test_what_is_unknown_is_said(capsys: pytest.CaptureFixture) -> None:
     rows = Dataset.from_list([{"text": "fox fox crow"}, {"text": "fox"}])
-    get_tokenizer(ModelConfig(name="lstm", tokenizer="word", tokenizer_size=50), CausalLM(), rows)
+    get_tokenizer(ModelConfig(name="lstm", from_scratch=True, tokenizer="word", tokenizer_size=50), CausalLM(), rows)
     assert "word with 3 entries" in (said := capsys.readouterr().err) and "25.0% of their tokens are unknown" in said
 
 
