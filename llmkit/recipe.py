@@ -46,13 +46,15 @@ class ModelConfig:
     name: str | Any = None
     """run folder, folder, .gguf file, hub id, bundled name (tiny-gpt2, tiny-bert), or a model object"""
     from_scratch: bool = False
-    """random weights: name gives the architecture (a model type such as gpt2 or llama, or a model to copy it from)"""
+    """random weights: name gives the architecture (a model type such as gpt2, llama or lstm, or a model to copy it from)"""
     config: Mapping[str, Any] = field(default_factory=dict)
     """the model's own config fields, such as n_layer: 4"""
     tokenizer: str | Any = None
-    """folder, hub id, or trained on the training rows: bpe, wordpiece, char"""
+    """folder, hub id, or trained on the training rows: bpe, wordpiece, char, word"""
     tokenizer_size: int = 8000
     """vocabulary of a trained tokenizer"""
+    vectors: str | None = None
+    """from scratch: a file of word vectors (GloVe or word2vec, as text), the first embeddings of the words it has"""
     dtype: str = "auto"
     """of the weights: auto, float32, bfloat16, float16"""
     adapter: Mapping[str, Any] = field(default_factory=dict)

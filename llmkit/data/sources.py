@@ -19,7 +19,6 @@ from typing import Any
 
 from llmkit.data import conll
 from llmkit.errors import RecipeError, suggest
-from llmkit.models import bundled
 from llmkit.recipe import is_row
 
 Row = tuple[str, Mapping[str, Any]]
@@ -86,6 +85,8 @@ def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> 
         if not files:
             raise RecipeError(f"data.{part}: no file matches {spec!r}")
         return [_file(f, document, names) for f in files]
+    from llmkit.models import bundled  # here: the room of models imports torch
+
     name, _, split = spec.removesuffix("]").partition("[")
     if name in bundled.TEXTS:
         return [bundled_source(name, split or part, part)]
@@ -99,6 +100,8 @@ def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> 
 
 def bundled_source(name: str, split: str, part: str = "train") -> Source:
     """The bundled text `name`, one of its splits."""
+    from llmkit.models import bundled
+
     try:
         rows = bundled.read_text(name, split)
     except KeyError:
@@ -184,7 +187,7 @@ def _from_memory(rows: Any) -> Iterator[Row]:
 
 
 def _hub(name: str, split: str, part: str, spec: str) -> Source:
-    from llmkit.models import hub
+    from llmkit.models import bundled, hub
 
     hub.require_reachable(f"data.{part}: {spec!r} is no file, folder or bundled name ({', '.join(bundled.TEXTS)})")
     import datasets
@@ -198,7 +201,8 @@ def _hub(name: str, split: str, part: str, spec: str) -> Source:
     return Source(spec, lambda: _from_memory(loaded), None)
 
 
-def _open(path: Path) -> io.TextIOWrapper:
+def open_text(path: Path) -> io.TextIOWrapper:
+    """A text file, plain or packed."""
     import pyarrow
 
     # pyarrow unpacks .gz and .zst by the file's ending; a byte-order mark is no text
@@ -207,7 +211,7 @@ def _open(path: Path) -> io.TextIOWrapper:
 
 def _decoded(path: Path, read: Callable[[io.TextIOWrapper], Iterable[Any]]) -> Iterator[Any]:
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             yield from read(file)
     except UnicodeDecodeError:
         at, byte = _first_bad_byte(path)

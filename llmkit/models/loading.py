@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit.console import say
 from llmkit.errors import RecipeError, raise_faults, suggest
-from llmkit.models import hub
+from llmkit.models import hub, vectors
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -43,6 +43,8 @@ def check(config: ModelConfig, task: Task) -> list[str]:
             adapter_config(config.adapter, task)
         if isinstance(config.name, (str, Path)):
             architecture(config, task)
+        if config.vectors:
+            _check_vectors(config, task)
     except RecipeError as e:
         faults.extend(e.faults)
     return faults
@@ -57,7 +59,14 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
     if config.from_scratch and name in CONFIG_MAPPING and not Path(name).is_dir():
         base = CONFIG_MAPPING[name]()
     else:
-        base = read_config(name, config.from_scratch)
+        try:
+            base = read_config(name, config.from_scratch)
+        except RecipeError as e:
+            if name not in CONFIG_MAPPING:
+                raise
+            raise RecipeError(
+                *(f"{fault}; or give it new weights with --model.from_scratch" for fault in e.faults)
+            ) from None
     known = {*base.to_dict(), *getattr(base, "attribute_map", {})}
     faults = [
         f"model.config.{k}: {type(base).__name__} has no such field; {suggest(k, known)}"
@@ -132,6 +141,25 @@ def _check_use(config: Any, task: Task, name: str) -> None:
         )
 
 
+def _check_vectors(config: ModelConfig, task: Task) -> None:
+    import torch
+    import transformers
+
+    if not (config.from_scratch and isinstance(config.name, (str, Path))):
+        raise RecipeError(
+            "model.vectors: they would replace what a pretrained model knows; only with --model.from_scratch"
+        )
+    given, wanted = vectors.width(str(config.vectors)), architecture(config, task)
+    with torch.device("meta"):
+        model = getattr(transformers, task.auto_class).from_config(wanted)
+    own = model.get_input_embeddings().embedding_dim
+    if own != given:
+        field = "embedding_size" if hasattr(wanted, "embedding_size") else "hidden_size"
+        raise RecipeError(
+            f"model.vectors: {config.vectors} has {given} numbers a word, the model's embeddings {own}; give --model.config.{field} {given}"
+        )
+
+
 def _check_shapes(base: Any, wanted: Any, config: ModelConfig, task: Task) -> None:
     """Build it without memory: fields that no model can have, or that would change the shape of pretrained weights."""
     import torch
@@ -181,7 +209,12 @@ def _load(config: ModelConfig, task: Task, tokenizer: Any, training: bool) -> Pr
             setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
         if wanted.is_encoder_decoder:
             _begin_and_end(wanted, tokenizer)
-        return adapt(auto.from_config(wanted, dtype=_dtype(config, True)), config, task)
+        model = auto.from_config(wanted, dtype=_dtype(config, True))
+        if config.vectors:
+            vectors.fill(model.get_input_embeddings().weight, tokenizer, str(config.vectors))
+        if model.can_generate() and tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):
+            model.generation_config.suppress_tokens = [tokenizer.unk_token_id]  # it says nothing, and is not printed
+        return adapt(model, config, task)
     path = hub.find_model(str(config.name))
     model, new = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter), task.unused)
     if model.get_input_embeddings().num_embeddings < len(tokenizer):

@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from llmkit.recipe import ModelConfig
     from llmkit.task import Task
 
-TRAINED = ("bpe", "wordpiece", "char")
+TRAINED = ("bpe", "wordpiece", "char", "word")
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 END = "<|endoftext|>"
+LETTER = r"[[\p{L}\p{M}\p{N}_]&&[^\p{Han}\p{Hiragana}\p{Katakana}]]"
+"""What the word tokenizer makes words of; Chinese and Japanese are not written in words, so each character is one."""
+SEAM = "\ufdd0"  # where a word begins or ends, while text is put together; no text may hold this code point
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 STYLES = {"bert": BERT, "t5": T5}
 
 
 def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
-    """The tokenizer that the model part asks for: an object, trained (bpe, wordpiece, char), named, or the model's own."""
+    """The tokenizer that the model part asks for: an object, trained (bpe, wordpiece, char, word), named, or the model's own."""
     wanted = config.tokenizer
     if wanted is not None and not isinstance(wanted, (str, Path)):
         return with_pad(wanted)
@@ -107,15 +110,22 @@ def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedToken
                 if not folder.exists():
                     (Path(building) / "it").rename(folder)
     tokenizer = with_pad(AutoTokenizer.from_pretrained(str(folder)))
-    say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows", "decided")
+    unknown = f"; {_unknown(tokenizer, task.texts(rows)):.1%} of their tokens are unknown" if kind == "word" else ""
+    say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows{unknown}", "decided")
     return tokenizer
 
 
+def _unknown(tokenizer: Any, texts: Iterator[str]) -> float:
+    """The share of the texts' tokens that the tokenizer does not know."""
+    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    return sum(row.count(tokenizer.unk_token_id) for row in rows) / max(1, sum(map(len, rows)))
+
+
 def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> PreTrainedTokenizerBase:
-    """A new tokenizer: `kind` bpe (bytes: nothing is unknown), wordpiece, or char; `style` gpt2 (ends with
-    `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds the vocabulary of bpe and wordpiece."""
+    """A new tokenizer: `kind` bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice); `style` gpt2
+    (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds the vocabulary of all but char."""
     import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     own = STYLES.get(style, {})
@@ -139,6 +149,12 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
         texts = list(texts)
         continuing = _continuing_pieces(backend, texts)
         trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special + continuing, show_progress=False)
+    elif kind == "word":
+        backend = _words(unknown)
+        # what was seen once is left out, so that the unknown is learned too
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=size, min_frequency=2, special_tokens=special, show_progress=False
+        )
     else:
         backend = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
         backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
@@ -150,23 +166,51 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
         backend = tokenizers.Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=unknown))
         backend.normalizer, backend.pre_tokenizer, backend.decoder = parts
         backend.add_special_tokens(special)
-    if style == "bert":
-        first, last = (backend.token_to_id(BERT[k]) for k in ("cls_token", "sep_token"))
-        backend.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[("[CLS]", first), ("[SEP]", last)],
-        )
-        return PreTrainedTokenizerFast(tokenizer_object=backend, **BERT)
-    if style == "t5":
-        end = T5["eos_token"]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, backend.token_to_id(end))]
-        )
-        seen = ["input_ids", "attention_mask"]  # no token types: an encoder-decoder refuses them
-        return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=seen, **T5)
+    if style in STYLES:
+        return _framed(backend, style)
     names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}
     return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def _framed(backend: Any, style: str) -> PreTrainedTokenizerBase:
+    """bert: a text as `[CLS] … [SEP]`, a pair as `[CLS] … [SEP] … [SEP]`; t5: `</s>` after each."""
+    from tokenizers import processors
+    from transformers import PreTrainedTokenizerFast
+
+    frames = {
+        "bert": {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"},
+        "t5": {"single": "$A </s>", "pair": "$A </s> $B </s>"},
+    }[style]
+    ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]", "</s>") if token in frames["pair"]]
+    backend.post_processor = processors.TemplateProcessing(**frames, special_tokens=ends)
+    # no token types for t5: an encoder-decoder refuses them
+    seen = {"model_input_names": ["input_ids", "attention_mask"]} if style == "t5" else {}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **seen, **STYLES[style])
+
+
+def _words(unknown: str) -> Any:
+    """Words, and what stands between them: of known tokens the text comes back as it was. One space between two words is
+    not a token; where there is anything else, marks keep the spaces around them (`, ` or ` "`)."""
+    import tokenizers
+    from tokenizers import Regex, decoders, models, pre_tokenizers
+
+    word, mark = rf"{LETTER}+(?:['’]{LETTER}+)*", r" ?[^\s\p{L}\p{M}\p{N}_] ?"
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(rf"(?<={LETTER}) (?={LETTER})"), "removed"),
+            pre_tokenizers.Split(Regex(rf"{word}|\p{{L}}|{mark}|\s"), "isolated"),
+        ]
+    )
+    backend.decoder = decoders.Sequence(
+        [
+            decoders.Replace(Regex(rf"^(?={LETTER})|(?<={LETTER})$"), SEAM),
+            decoders.Fuse(),
+            decoders.Replace(SEAM * 2, " "),
+            decoders.Replace(SEAM, ""),
+        ]
+    )
+    return backend
 
 
 def _continuing_pieces(backend: Any, texts: list[str]) -> list[str]:

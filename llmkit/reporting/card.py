@@ -21,6 +21,8 @@ def write(trainer: Trainer, metrics: dict[str, Any]) -> None:
     """Write README.md into the run folder."""
     folder = trainer.args.output_dir
     code = trainer.task.snippet(str(folder), trainer.rows["train"][0])
+    if code and type(trainer.model.config).__module__.startswith("llmkit."):
+        code = f"import llmkit.models  # makes this architecture known to transformers\n{code}"
     answer = ""
     if code and sum(p.numel() for p in trainer.model.parameters()) < RUN_UP_TO:
         try:

@@ -26,7 +26,7 @@ STRANGE = [
     "العربية हिन्दी",
     " ",
 ]
-KINDS = [(kind, style) for kind in ("bpe", "wordpiece", "char") for style in ("gpt2", "bert")]
+KINDS = [(kind, style) for kind in ("bpe", "wordpiece", "char", "word") for style in ("gpt2", "bert")]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,52 @@ def test_word_pieces_know_what_they_saw(made: Any, style: str) -> None:
         assert tokenizer.unk_token_id not in plain(tokenizer, text)
     assert tokenizer.decode(plain(tokenizer, "The crow held a fox")) == "The crow held a fox"
     assert plain(tokenizer, "龘") == [tokenizer.unk_token_id]
+
+
+MIXED = [
+    'He said, "Don\'t go on." (Yes?)\n\nWell-known words  with two spaces; a_b 3.14%.',
+    "第3章 iPhone手机，他说：“好。” コーヒー〇",
+    "naïve e\u0301 안녕 하세요 🦊👩\u200d👧",
+]
+
+
+@pytest.mark.parametrize("style", ["gpt2", "bert"])
+@pytest.mark.parametrize("text", [*TEXTS[:8], *MIXED, *STRANGE])
+def test_words_lose_nothing_that_was_seen(style: str, text: str) -> None:
+    tokenizer = train("word", 1000, iter([text] * 2), style)
+    ids = plain(tokenizer, text)
+    assert tokenizer.decode(ids) == text and tokenizer.unk_token_id not in ids
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=True)
+    assert "".join(stream.step(tokenizer.backend_tokenizer, i) or "" for i in ids) == text.rstrip(
+        "\ufffd"
+    )  # which may be a torn one
+
+
+def test_a_word_is_one_token_wherever_it_stands(made: Any) -> None:
+    tokenizer = made["word", "gpt2"]
+    (fox,) = plain(tokenizer, "fox")
+    for text in ("The fox", "fox.", "\nfox", '"fox"', "狐fox"):
+        assert plain(tokenizer, text).count(fox) == 1, text
+    assert tokenizer.convert_ids_to_tokens(plain(tokenizer, "The crow held cheese, 从前，")) == [
+        "The", "crow", "held", "cheese", ", ", "从", "前", "，",
+    ]  # fmt: skip
+
+
+def test_the_commonest_words_are_kept_and_the_others_unknown() -> None:
+    texts = ["a a a a b b b c c d", "a 山山山水"]
+    tokenizer = train("word", 5, iter(texts))
+    assert set(tokenizer.get_vocab()) == {"<|endoftext|>", "<unk>", "a", "b", "山"}
+    assert tokenizer.decode(plain(tokenizer, "a b c山水")) == "a b<unk>山<unk>"
+    once = train("word", 100, iter(texts))  # what was seen once is unknown, so that the unknown is learned
+    assert plain(once, "d") == plain(once, "水") == [once.unk_token_id] and plain(once, "c") != [once.unk_token_id]
+
+
+def test_what_is_unknown_is_said(capsys: pytest.CaptureFixture) -> None:
+    rows = Dataset.from_list([{"text": "fox fox crow"}, {"text": "fox"}])
+    get_tokenizer(ModelConfig(name="lstm", from_scratch=True, tokenizer="word", tokenizer_size=50), CausalLM(), rows)
+    assert "word with 3 entries" in (said := capsys.readouterr().err) and "25.0% of their tokens are unknown" in said
 
 
 @pytest.mark.parametrize("kind", ["bpe", "wordpiece"])
@@ -107,7 +153,7 @@ def test_training_is_the_same_each_time(made: Any, kind: str, style: str) -> Non
 
 
 @pytest.mark.parametrize("task", [CausalLM(), MaskedLM(), TextClassification()], ids=lambda t: t.name)
-@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "char"])
+@pytest.mark.parametrize("kind", ["bpe", "wordpiece", "char", "word"])
 def test_a_recipe_s_one_is_trained_once_on_its_rows(kind: str, task: Any) -> None:
     columns = ("text", "label") if "label" in task.columns else ("text",)
     rows = Dataset.from_list([{c: row[c] for c in columns} for row in REVIEWS])
