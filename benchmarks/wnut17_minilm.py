@@ -32,7 +32,7 @@ PLAIN = Path(__file__).parent / "parity" / "token_classification_plain.py"
 FILES = {"train": "wnut17train.conll", "validation": "emerging.dev.conll", "test": "emerging.test.annotated"}
 MAX_LENGTH = 128
 SETTINGS = {
-    "num_train_epochs": 3,
+    "num_train_epochs": 2,
     "per_device_train_batch_size": 16,
     "per_device_eval_batch_size": 32,
     "learning_rate": 3e-4,
