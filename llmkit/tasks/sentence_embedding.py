@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Task, read_text
+from llmkit.task import Batch, Task, is_number, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,13 +72,9 @@ class SentenceEmbedding(Task):
             negative = read_text(row, "negative") if row.get("negative") not in (None, "") else None
             return {c: read_text(row, c) for c in PAIRS[:2]} | {"negative": negative}
         texts = {c: read_text(row, c) for c in GRADED}
-        try:
-            score = float(row["score"])
-        except (TypeError, ValueError):
-            score = float("nan")
-        if not abs(score) < float("inf"):
-            raise ValueError(f"score {row['score']!r} is no number")
-        return {**texts, "score": score}
+        if not is_number(str(row.get("score"))):
+            raise ValueError(f"score {row.get('score')!r} is no number")
+        return {**texts, "score": float(row["score"])}
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
         kinds = {True: "scored pairs", False: "(anchor, positive) rows"}
@@ -220,15 +216,19 @@ class SentenceEmbedding(Task):
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
     ) -> dict[str, Any]:
-        from llmkit.evaluation import retrieval
+        import numpy as np
 
+        from llmkit.evaluation import baselines, retrieval
+
+        held = rows["evaluation"]
         if self.graded:
-            value = retrieval.tfidf_spearman(self.texts(rows["train"]), rows["evaluation"])
-            found = {"chance": (0.0, "floor"), "words in common (TF-IDF cosine)": (value, "reference")}
+            cosines = baselines.tfidf_cosine(rows["train"], held)
+            chance, name = 0.0, "tfidf cosine"
+            value = retrieval.correlation(np.column_stack([held["score"][:], cosines]))["spearman"]
         else:
-            chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
-            found = {"chance": (chance, "floor"), "BM25": (bm25, "reference")}
-        return {name: {"value": value, "kind": kind} for name, (value, kind) in found.items()}
+            name = "BM25"
+            chance, value = retrieval.chance_and_bm25(held)
+        return {"chance": {"value": chance, "kind": "floor"}, name: {"value": value, "kind": "reference"}}
 
     def embed(self, model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
         import torch
