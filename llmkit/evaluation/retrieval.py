@@ -78,10 +78,14 @@ def correlation(examples: np.ndarray) -> dict[str, float]:
     """`spearman` and `pearson` of `[score, cosine]` rows; 0 where one of the two is constant."""
     from scipy.stats import rankdata
 
-    from llmkit.evaluation import metrics
+    ranks = np.column_stack([rankdata(column) for column in examples.T])
+    return {name: _pearson(*columns.T) for name, columns in (("spearman", ranks), ("pearson", examples))}
 
-    ranks = (rankdata(column) for column in examples.T)
-    return {"spearman": metrics.correlation(*ranks), "pearson": metrics.correlation(*examples.T)}
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a**2).sum() * (b**2).sum())
+    return float((a * b).sum() / size) if size > 0 else 0.0
 
 
 class BM25:
@@ -103,3 +107,14 @@ class BM25:
         """For each query, every document's score: (documents,)."""
         asked = self.counter.transform(queries)
         return ((asked[i] @ self.weights).toarray()[0] for i in range(len(queries)))
+
+
+def tfidf_spearman(train: Iterable[str], rows: Any) -> float:
+    """Spearman of the scores in rows (text, text_pair, score) with the cosines of TF-IDF vectors over `words`, whose
+    weights the texts of `train` give."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    weigh = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(train)
+    first, second = (weigh.transform(rows[column][:]) for column in ("text", "text_pair"))
+    cosines = np.asarray(first.multiply(second).sum(1)).ravel()
+    return correlation(np.column_stack([rows["score"][:], cosines]))["spearman"]

@@ -216,19 +216,15 @@ class SentenceEmbedding(Task):
     def baselines(
         self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
     ) -> dict[str, Any]:
-        import numpy as np
+        from llmkit.evaluation import retrieval
 
-        from llmkit.evaluation import baselines, retrieval
-
-        held = rows["evaluation"]
         if self.graded:
-            cosines = baselines.tfidf_cosine(rows["train"], held)
-            chance, name = 0.0, "tfidf cosine"
-            value = retrieval.correlation(np.column_stack([held["score"][:], cosines]))["spearman"]
+            value = retrieval.tfidf_spearman(self.texts(rows["train"]), rows["evaluation"])
+            found = {"chance": (0.0, "floor"), "words in common (TF-IDF cosine)": (value, "reference")}
         else:
-            name = "BM25"
-            chance, value = retrieval.chance_and_bm25(held)
-        return {"chance": {"value": chance, "kind": "floor"}, name: {"value": value, "kind": "reference"}}
+            chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
+            found = {"chance": (chance, "floor"), "BM25": (bm25, "reference")}
+        return {name: {"value": value, "kind": kind} for name, (value, kind) in found.items()}
 
     def embed(self, model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
         import torch
