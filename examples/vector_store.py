@@ -17,7 +17,7 @@ from typing import Any
 
 from qdrant_client import QdrantClient, models
 
-from llmkit import search
+from llmkit import console, search
 
 
 def hand_over(index: search.Index, client: Any, name: str) -> None:
@@ -29,6 +29,7 @@ def hand_over(index: search.Index, client: Any, name: str) -> None:
 
 
 def main() -> None:
+    console.hush()
     folder, where, words = sys.argv[1:]
     index = search.load(folder)
     client = QdrantClient(url=where) if where.startswith("http") else QdrantClient(path=where)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Task, read_text
+from llmkit.task import Batch, Task, is_number, read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,13 +72,9 @@ class SentenceEmbedding(Task):
             negative = read_text(row, "negative") if row.get("negative") not in (None, "") else None
             return {c: read_text(row, c) for c in PAIRS[:2]} | {"negative": negative}
         texts = {c: read_text(row, c) for c in GRADED}
-        try:
-            score = float(row["score"])
-        except (TypeError, ValueError):
-            score = float("nan")
-        if not abs(score) < float("inf"):
-            raise ValueError(f"score {row['score']!r} is no number")
-        return {**texts, "score": score}
+        if not is_number(str(row.get("score"))):
+            raise ValueError(f"score {row.get('score')!r} is no number")
+        return {**texts, "score": float(row["score"])}
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
         kinds = {True: "scored pairs", False: "(anchor, positive) rows"}
