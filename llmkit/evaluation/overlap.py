@@ -1,4 +1,5 @@
-"""How much generated texts share with what should have been said: sacrebleu's BLEU and chrF, rouge_score's ROUGE.
+"""How much generated texts share with what should have been said: sacrebleu's BLEU and chrF, rouge_score's ROUGE,
+SQuAD's exact match and F1.
 
 An example is kept as its counts, whose sums are the corpus figure: a bootstrap sample costs an addition, not a reading.
 """
@@ -11,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from llmkit.evaluation import squad
+
 TRANSLATION = ("bleu", "chrf")
 SUMMARY = ("rouge1", "rouge2", "rougeL")
+ANSWER = ("exact_match", "f1")
 BLEU_COUNTS = 10  # lengths of answer and reference; matches and totals of 1- to 4-grams
 ROUGE_CUT = "rouge"
 """rouge_score's own way to cut words: stemmed, and of a–z and 0–9 alone, so that a Chinese text has none."""
@@ -20,7 +24,7 @@ ROUGE_CUT = "rouge"
 
 def names(metric: str) -> tuple[str, ...]:
     """The metrics that are measured with `metric`."""
-    return TRANSLATION if metric in TRANSLATION else SUMMARY
+    return next((family for family in (TRANSLATION, SUMMARY, ANSWER) if metric in family), ())
 
 
 def usual_cut(texts: Sequence[str], metric: str) -> str:
@@ -51,6 +55,9 @@ def count(metric: str, cut: str, texts: Sequence[str], references: Sequence[Sequ
         streams = list(zip_longest(*references))  # the n-th reference of each, None where a row has fewer
         tables = [m._extract_corpus_statistics(list(texts), streams) for m in (_bleu(cut), _chrf())]
         return np.hstack([np.array(table, dtype=np.float64) for table in tables])
+    if metric in ANSWER:
+        pairs = [(text, list(wanted)) for text, wanted in zip(texts, references, strict=True)]
+        return np.array([[squad.exact_match(*pair), squad.f1(*pair)] for pair in pairs], dtype=np.float64)
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(SUMMARY, use_stemmer=True, tokenizer=None if cut == ROUGE_CUT else _Cut(cut))
@@ -59,9 +66,10 @@ def count(metric: str, cut: str, texts: Sequence[str], references: Sequence[Sequ
 
 
 def scores(metric: str, counts: np.ndarray) -> dict[str, float]:
-    """BLEU and chrF of the corpus (0 to 100, as sacrebleu), or the mean F of ROUGE-1, -2 and -L (0 to 1)."""
+    """BLEU and chrF of the corpus (0 to 100, as sacrebleu); the mean F of ROUGE-1, -2 and -L, or mean exact match and
+    F1 (0 to 1)."""
     if metric not in TRANSLATION:
-        return dict(zip(SUMMARY, counts.mean(0).tolist(), strict=True))
+        return dict(zip(names(metric), counts.mean(0).tolist(), strict=True))
     totals = counts.sum(0).astype(int).tolist()
     return {
         "bleu": _bleu()._compute_score_from_stats(totals[:BLEU_COUNTS]).score,

@@ -29,7 +29,7 @@ class Seq2Seq(Task):
     target: str = ""
     """the column to write, such as zh"""
     metric: str = "bleu"
-    """which decides: bleu or chrf (translation); rouge1, rouge2 or rougeL (summaries)"""
+    """which decides: bleu or chrf (translation), rouge1, rouge2 or rougeL (summaries), exact_match or f1 (answers)"""
     cut: str = ""
     """how BLEU and ROUGE tell words apart, by sacrebleu's names (left out: zh for Chinese targets, …)"""
     prefix: str = ""
@@ -104,7 +104,7 @@ class Seq2Seq(Task):
         from llmkit.evaluation import overlap
         from llmkit.models import generating
 
-        known, cuts = [*overlap.TRANSLATION, *overlap.SUMMARY], overlap.cuts()
+        known, cuts = [*overlap.TRANSLATION, *overlap.SUMMARY, *overlap.ANSWER], overlap.cuts()
         faults = [] if self.metric in known else [f"task.metric: {self.metric!r} is none of {', '.join(known)}"]
         if self.cut and self.cut not in cuts:
             faults.append(f"task.cut: {self.cut!r} is no way to tell words apart; {suggest(self.cut, cuts)}")

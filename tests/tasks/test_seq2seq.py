@@ -166,6 +166,12 @@ def test_rouge_of_chinese_counts_characters() -> None:
     assert scores["rouge1"] == pytest.approx(6 / 7) and scores["rouge2"] == pytest.approx(4 / 6)
 
 
+def test_answers_are_held_to_squads_measures() -> None:
+    texts, references = ["The red fox.", "two cats", "狐狸"], [["a red fox"], ["Two dogs", "cats"], ["红狐狸"]]
+    scores = overlap.scores("f1", overlap.count("f1", "", texts, references))
+    assert scores == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 / 3 + 0.8) / 3)}
+
+
 @pytest.mark.parametrize(
     ("text", "bleu", "rouge"),
     [
@@ -282,7 +288,7 @@ def test_one_source_stays_on_one_side_of_a_split(recipe, tiny_t5: Path) -> None:
 @pytest.mark.parametrize(
     ("knobs", "said"),
     [
-        ({"metric": "blue"}, "task.metric: 'blue' is none of bleu, chrf, rouge1, rouge2, rougeL"),
+        ({"metric": "blue"}, "task.metric: 'blue' is none of bleu, chrf, rouge1, rouge2, rougeL, exact_match, f1"),
         ({"cut": "zhh"}, "task.cut: 'zhh' is no way to tell words apart; did you mean 'zh'"),
         ({"languages": ("en",)}, "task.languages: .* are not two"),
         ({"languages": ("en", "zh")}, "task.languages: .* knows no languages"),
