@@ -53,6 +53,8 @@ class ModelConfig:
     """folder, hub id, or trained on the training rows: bpe, wordpiece, char, word"""
     tokenizer_size: int = 8000
     """vocabulary of a trained tokenizer"""
+    new_characters: bool = False
+    """add to a tokenizer that is not trained here the characters of the training rows that it does not know"""
     vectors: str | None = None
     """from scratch: a file of word vectors (GloVe or word2vec, as text), the first embeddings of the words it has"""
     dtype: str = "auto"

@@ -55,7 +55,10 @@ def run(recipe: Recipe) -> Result:
     trainer = build_trainer(recipe)
     checkpoint = checkpoints.to_resume(trainer)
     files.begin(trainer)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except ImportError as e:  # a package that an optimizer or a kernel needs: looked for when training begins
+        raise RecipeError(f"training: {str(e).splitlines()[0]}") from None
     metrics = files.finish(trainer)
     return Result(metrics, files.output(trainer), trainer, trainer.model, trainer.processing_class)
 
@@ -128,8 +131,12 @@ def build_trainer(recipe: Recipe) -> Trainer:
         trainer = Trainer(
             task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra
         )
-    except (ImportError, OSError) as e:  # a package that a field of TrainingArguments needs, a hub that is not there
+    except ImportError as e:  # a package that a field of TrainingArguments needs
         raise RecipeError(f"training: {str(e).splitlines()[0]}") from None
+    except Exception as e:
+        if not args.push_to_hub:  # which looks for its hub at once, and says in many ways that there is none
+            raise
+        raise RecipeError(f"training.push_to_hub: the hub does not answer ({' '.join(str(e).split())[:160]})") from None
     trainer.recipe, trainer.loaded = recipe, prepared.loaded
     callbacks.add(trainer)
     return trainer

@@ -122,6 +122,19 @@ def test_a_loss_that_is_no_number_stops_the_run(causal_recipe) -> None:
         run(causal_recipe(training={"learning_rate": 1e38, "num_train_epochs": 5, "max_grad_norm": 0}))
 
 
+def test_a_package_that_is_not_there_is_one_line(causal_recipe) -> None:
+    with pytest.raises(RecipeError) as e:
+        run(causal_recipe(training={"optim": "galore_adamw", "optim_target_modules": ["attn"]}))
+    (fault,) = e.value.faults
+    assert fault.startswith("training: ") and "galore_torch" in fault
+
+
+def test_a_hub_that_is_not_there_is_one_line(llmkit_command) -> None:
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "none"}
+    done = llmkit_command("train", "finetune_gpt2", "--training.push_to_hub", "true", env=nowhere)
+    assert done.returncode == 2 and "llmkit: training.push_to_hub: the hub does not answer" in done.stderr
+
+
 def test_samples_do_not_touch_the_random_state(causal_recipe, tiny_gpt2) -> None:
     model = ModelConfig(name=str(tiny_gpt2), config={"resid_pdrop": 0.2})
     settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 4, "load_best_model_at_end": False}

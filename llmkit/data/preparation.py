@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmkit.task import Task
 
 BATCH = 1000
+MANY_UNKNOWN = 0.05
 
 
 def prepare(
@@ -64,7 +65,12 @@ def _build(
     if not len(features):
         raise RecipeError(f"data.{part}: no row is left after encoding: all {len(rows)} are too short to learn from")
     lengths = [len(ids) for batch in features.iter(batch_size=BATCH) for ids in batch["input_ids"]]
-    notes |= {"tokens": sum(lengths), "longest": max(lengths, default=0)}
+    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None  # GPT-2 knows all
+    notes |= {
+        "tokens": sum(lengths),
+        "longest": max(lengths, default=0),
+        "unknown": sum(ids.count(unknown) for batch in features.iter(batch_size=BATCH) for ids in batch["input_ids"]),
+    }
     return (packing.pack(features, max_length) if packed else features), notes
 
 
@@ -118,3 +124,9 @@ def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, row
     ):
         if notes[what]:
             say(f"{part}: {notes[what]:,} of {plural(rows, 'row')} {why}", "warning")
+    if notes["unknown"] > MANY_UNKNOWN * notes["tokens"]:
+        say(
+            f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer: take a model that "
+            "reads this text, or add its characters with --model.new_characters true",
+            "warning",
+        )

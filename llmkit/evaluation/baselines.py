@@ -39,12 +39,15 @@ def tfidf_answers(train: Any, evaluation: Any, known: Any) -> np.ndarray:
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.pipeline import make_pipeline, make_union
 
+    texts = _texts(train)
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
     known = np.asarray(known)
     model = Ridge() if known.dtype.kind == "f" else LogisticRegression(C=10, max_iter=1000)
-    model = make_pipeline(make_union(words, characters), OneVsRestClassifier(model) if known.ndim == 2 else model)
-    return model.fit(_texts(train), known).predict(_texts(evaluation))
+    worded = any(map(words.build_tokenizer(), texts))  # emoji are no words
+    features = make_union(words, characters) if worded else characters
+    model = make_pipeline(features, OneVsRestClassifier(model) if known.ndim == 2 else model)
+    return model.fit(texts, known).predict(_texts(evaluation))
 
 
 def tfidf_accuracy(train: Any, evaluation: Any) -> float:

@@ -24,6 +24,8 @@ PEFT_TASKS = {
     "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
     "AutoModel": "FEATURE_EXTRACTION",
 }
+COUNTS_FROM_PAD = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet")
+"""models whose first position is the one after the pad token's id"""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -217,12 +219,12 @@ def _load(config: ModelConfig, task: Task, tokenizer: Any, training: bool) -> Pr
         return adapt(model, config, task)
     path = hub.find_model(str(config.name))
     model, new = _pretrained(auto, path, wanted, _dtype(config, training and not config.adapter), task.unused)
-    if model.get_input_embeddings().num_embeddings < len(tokenizer):
-        say(
-            f"embeddings grown from {model.get_input_embeddings().num_embeddings:,} to the tokenizer's {len(tokenizer):,}",
-            "decided",
-        )
+    own = model.get_input_embeddings().num_embeddings
+    if own < len(tokenizer):
+        say(f"embeddings grown from {own:,} to the tokenizer's {len(tokenizer):,}", "decided")
         model.resize_token_embeddings(len(tokenizer))
+        grown = model.get_input_embeddings()
+        new += [f"{name}.weight" for name, module in model.named_modules() if module is grown]
     return adapt(model, config, task, training, new)
 
 
@@ -352,5 +354,9 @@ def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True, ne
 
 def positions(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The longest row the model takes, or None where it has no limit."""
-    limits = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
+    text = config.get_text_config()
+    own = getattr(text, "max_position_embeddings", None)
+    if own and text.model_type in COUNTS_FROM_PAD:
+        own -= tokenizer.pad_token_id + 1
+    limits = [own, tokenizer.model_max_length]
     return min((n for n in limits if n and n < 10**9), default=None)

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.console import say
+from llmkit.console import plural, say
 from llmkit.data import cache
 from llmkit.errors import RecipeError
 from llmkit.models import hub, loading
@@ -44,6 +44,8 @@ def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedT
         tokenizer = _trained(str(wanted), config.tokenizer_size, task, rows)
     else:
         tokenizer = load(str(wanted or config.name))
+        if config.new_characters:
+            _add_characters(tokenizer, task.texts(rows))
     return _suited(tokenizer, config, task)
 
 
@@ -113,6 +115,15 @@ def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedToken
     unknown = f"; {_unknown(tokenizer, task.texts(rows)):.1%} of their tokens are unknown" if kind == "word" else ""
     say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows{unknown}", "decided")
     return tokenizer
+
+
+def _add_characters(tokenizer: Any, texts: Iterator[str]) -> None:
+    """Each character of the texts that is unknown by itself becomes a token; the model's embeddings grow with them."""
+    characters = sorted(set().union(*texts))
+    ids = tokenizer(characters, add_special_tokens=False)["input_ids"]
+    new = [c for c, of in zip(characters, ids, strict=True) if tokenizer.unk_token_id in of]
+    tokenizer.add_tokens(new)
+    say(f"tokenizer: {plural(len(new), 'character')} of the training rows added", "decided")
 
 
 def _unknown(tokenizer: Any, texts: Iterator[str]) -> float:

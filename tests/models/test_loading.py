@@ -346,3 +346,17 @@ def test_positions_are_the_smaller_limit(tiny_gpt2: Path, limit: int, expected: 
     tokenizer = tokenizers.load(str(tiny_gpt2))
     tokenizer.model_max_length = limit
     assert loading.positions(loading.read_config(str(tiny_gpt2)), tokenizer) == expected
+
+
+@pytest.mark.parametrize("architecture, fewer", [("roberta", 2), ("bert", 0)])
+def test_the_longest_row_is_one_that_the_model_takes(architecture: str, fewer: int) -> None:
+    tokenizer = tokenizers.train("wordpiece", 50, iter(["a b"]), "bert")
+    tokenizer.pad_token = "[UNK]"  # of id 1, as RoBERTa's pad token is
+    shape = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 20}
+    config = ModelConfig(name=architecture, from_scratch=True, config=shape)
+    limit = loading.positions(loading.architecture(config, MLM), tokenizer)
+    assert limit == 20 - fewer
+    model = loading.load(config, MLM, tokenizer)
+    model(torch.full((1, limit), 3))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1), 3))

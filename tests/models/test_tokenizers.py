@@ -3,17 +3,19 @@ is not there is said."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import REVIEWS, TEXTS
 from datasets import Dataset
-from transformers import AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertConfig, BertModel
 
-from llmkit import ModelConfig, RecipeError
+from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, run
 from llmkit.data.collation import IGNORED
-from llmkit.models import tokenizers
+from llmkit.models import loading, tokenizers
 from llmkit.models.tokenizers import get_tokenizer, train, with_pad
 from llmkit.tasks import CausalLM, MaskedLM, TextClassification
 
@@ -102,6 +104,19 @@ def test_the_commonest_words_are_kept_and_the_others_unknown() -> None:
     assert tokenizer.decode(plain(tokenizer, "a b c山水")) == "a b<unk>山<unk>"
     once = train("word", 100, iter(texts))  # what was seen once is unknown, so that the unknown is learned
     assert plain(once, "d") == plain(once, "水") == [once.unk_token_id] and plain(once, "c") != [once.unk_token_id]
+
+
+@pytest.fixture(scope="module")
+def bert_without_chinese(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT folder whose word pieces are English ones."""
+    folder = tmp_path_factory.mktemp("english")
+    tokenizer = train("wordpiece", 200, iter(["a good book, a bad book"]), "bert")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def test_what_is_unknown_is_said(capsys: pytest.CaptureFixture) -> None:
@@ -221,6 +236,37 @@ def test_a_pad_token_of_its_own_is_kept(tiny_bert: Path) -> None:
 
 
 # -- which one
+
+
+def test_a_pretrained_one_learns_the_characters_it_does_not_know(
+    bert_without_chinese: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [{"text": f"a {a} book, {b}", "label": a} for a, b in [("good", "很好"), ("bad", "不好")] * 8]
+    model = ModelConfig(name=str(bert_without_chinese))
+    recipe = Recipe(
+        TextClassification(), model, DataConfig(train=rows, validation=rows, max_length=32),
+        {"max_steps": 1, "use_cpu": True, "report_to": "none"}, RunConfig(output=str(tmp_path / "without")),
+    )  # fmt: skip
+    run(recipe)
+    said = capsys.readouterr().err
+    assert "tokens are unknown to the tokenizer: take a model that reads this text, or add its characters with" in said
+    recipe = replace(recipe, model=replace(model, new_characters=True), run=RunConfig(output=str(tmp_path / "with")))
+    run(recipe)
+    said = capsys.readouterr().err
+    assert "3 characters of the training rows added" in said and "are unknown to the tokenizer" not in said
+    before, after = (AutoTokenizer.from_pretrained(f) for f in (bert_without_chinese, tmp_path / "with"))
+    assert len(after) == len(before) + 3
+    assert after.unk_token_id not in plain(after, "不 很 好") and before.unk_token_id in plain(before, "好")
+    weights = load_file(tmp_path / "with" / "model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert len(weights) == len(after)
+
+
+def test_an_adapter_trains_and_keeps_the_embeddings_of_new_characters(bert_without_chinese: Path) -> None:
+    rows = Dataset.from_list([{"text": "很好", "label": 0}])
+    config = ModelConfig(name=str(bert_without_chinese), new_characters=True, adapter={"r": 2})
+    model = loading.load(config, TextClassification(), get_tokenizer(config, TextClassification(), rows))
+    (trained,) = [n for n, p in model.named_parameters() if "word_embeddings" in n and p.requires_grad]
+    assert "modules_to_save" in trained
 
 
 def test_the_model_s_own_is_taken_unless_told_otherwise(tiny_gpt2: Path, tiny_bert: Path) -> None:

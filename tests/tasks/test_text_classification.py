@@ -291,6 +291,13 @@ def test_evaluation_says_what_the_run_said(trained: Any, tmp_path: Path) -> None
     assert found.get("details", {}) == trained.metrics.get("details", {})
 
 
+def test_texts_without_a_word_have_a_reference_too() -> None:
+    from llmkit.evaluation import baselines
+
+    rows = Dataset.from_list([{"text": "👍👍", "label": 1}, {"text": "👎", "label": 0}] * 4)
+    assert baselines.tfidf_accuracy(rows, rows) == 1
+
+
 def test_a_baseline_is_a_floor_or_a_reference(trained: Any) -> None:
     baselines = trained.metrics["baselines"]
     assert [b["kind"] for b in baselines.values()] == ["floor", "reference"]
