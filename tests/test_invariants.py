@@ -21,7 +21,9 @@ from llmkit.tasks import MaskedLM
 
 
 def job(folder: Path, gpt2: Path, bert: Path, batch: int, accumulation: int, processes: int = 1) -> dict:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    )
     words = [sys.executable, *launcher, "tests/job.py", str(folder / "out.json"), str(folder), str(gpt2), str(bert)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests"}
     done = subprocess.run(
@@ -209,6 +211,7 @@ def test_two_processes_that_became_one_each_are_refused(tmp_path: Path) -> None:
     words = [
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
         "2",
         "-m",

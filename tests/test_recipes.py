@@ -149,6 +149,7 @@ def test_two_processes_run_a_recipe_as_one(tmp_path: Path) -> None:
         sys.executable,
         "-m",
         "torch.distributed.run",
+        "--standalone",
         "--nproc-per-node",
         "2",
         str(ROOT / "recipes" / "finetune_bert.py"),

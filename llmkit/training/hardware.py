@@ -63,7 +63,9 @@ def set_up() -> Hardware:
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if (launched and not _launcher_was_told()) or ("OMP_NUM_THREADS" not in os.environ and local > 1):  # `accelerate launch` leaves one thread of all
+    if (launched and not _launcher_was_told()) or (
+        "OMP_NUM_THREADS" not in os.environ and local > 1
+    ):  # `accelerate launch` leaves one thread of all
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     hardware = decide()
     if hardware.device == "cpu" and platform.libc_ver()[0] == "glibc":

@@ -128,6 +128,6 @@ def test_two_processes_give_the_losses_of_one(tiny_gpt2: Path, tmp_path: Path) -
         return [log["loss"] for log in logs if "loss" in log]
 
     one = losses("one", [], 4)
-    two = losses("two", ["-m", "torch.distributed.run", "--nproc-per-node", "2"], 2)
+    two = losses("two", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], 2)
     assert two == pytest.approx(one, abs=1e-5)
     assert len(list((tmp_path / "two-cache").glob("annotated-*"))) == 2
