@@ -5,14 +5,16 @@ A task is a frozen dataclass. Its fields are its knobs (and what `fit` learned);
     rows ──read_row──► fit ──► encode ──► (pack) ──► (annotate) ──► collate ──► loss / predict_step ──► per_example ──► score
                                                                               └─ predict: raw inputs to answers, from a saved folder
 
-Only `encode`, `collate`, `loss`, `weight`, `predict_step`, `per_example`, `score` and `predict` need be written. Nothing
-here imports torch, so that a command line can name tasks without it; tokenizers and models are passed in and never kept.
-What is a class variable here may be a property of a task whose `fit` decides it (the metrics of a regression, say).
+Only `encode`, `collate`, `score` and `predict` need be written; and `loss`, `weight`, `predict_step` and `per_example`
+where labels are not classes, one a token. Nothing here imports torch before it is used, so that a command line can name
+tasks without it; tokenizers and models are passed in and never kept. What is a class variable here may be a property of a
+task whose `fit` decides it (the metrics of a regression, say).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +23,29 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
 
+
+class _Late:
+    """A module that is imported when something of it is first used."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    import torch.nn.functional as F
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+else:
+    np, torch, F = map(_Late, ("numpy", "torch", "torch.nn.functional"))
 
-Rows = "Dataset"
 Batch = dict[str, Any]
+TOGETHER = 32
+"""Rows of features that `predict` asks the model about at a time: a long context has dozens."""
 
 
 def read_text(row: Mapping[str, Any], column: str) -> str:
@@ -49,6 +66,11 @@ def is_number(word: str) -> bool:
         return math.isfinite(float(word))
     except ValueError:
         return False
+
+
+def valued(**kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """What `baselines` gives, from `floor={name: value}` and `reference={name: value}`."""
+    return {name: {"value": v, "kind": kind} for kind, found in kinds.items() for name, v in found.items()}
 
 
 @dataclass(frozen=True)
@@ -80,6 +102,10 @@ class Task:
     """Whether what a row costs is its own affair; not where the batch gives the negatives."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Modules that a model may have and the loss never reaches (an encoder's pooler): they are frozen."""
+    aside: ClassVar[tuple[str, ...]] = ("labels",)
+    """What of a batch the model is not given."""
+    predicts_next: ClassVar[bool] = False
+    """Whether the logits at a token are for the label of the next one."""
     annotations: ClassVar[tuple[str, ...]] = ()
     """Columns of features that `annotate` adds, once, from the model as it is before training. They may depend on no
     knob: what is kept on disk serves every value of them."""
@@ -163,25 +189,42 @@ class Task:
         comes from these). `layout` says how packed documents are kept apart, see `data.collation`."""
         raise NotImplementedError
 
+    def forward(self, model: PreTrainedModel, batch: Batch) -> Any:
+        """The model's outputs."""
+        return model(**{k: v for k, v in batch.items() if k not in self.aside})
+
+    def nats(self, model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0) -> tuple[Any, torch.Tensor]:
+        """The model's outputs, and what the label of each token costs: (rows, longest), 0 where there is none, in fp32."""
+        outputs, labels = self.forward(model, batch), batch["labels"]
+        logits = outputs.logits
+        if self.predicts_next:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        each = F.cross_entropy(
+            logits.float().flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
+        )
+        return outputs, each.view_as(labels)
+
     def loss(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The loss as a sum over what `weight` counts, in fp32, and the model's outputs."""
-        raise NotImplementedError
+        outputs, nats = self.nats(model, batch, getattr(self, "label_smoothing", 0.0))
+        return nats.sum(), outputs
 
     def weight(self, batch: Batch) -> torch.Tensor:
         """How many tokens or examples `loss` sums over; the Trainer divides once, by the global sum."""
-        raise NotImplementedError
+        return (batch["labels"] != -100).sum()
 
     def predict_step(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         """What `per_example` needs of each row, as small as can be: (rows, …), padded with -100 where widths differ.
-        Runs without gradients."""
-        raise NotImplementedError
+        Runs without gradients. Here `[nats, tokens]`."""
+        _, nats = self.nats(model, batch)
+        return torch.stack([nats.sum(-1), (batch["labels"] != -100).sum(-1)], dim=-1)
 
     def per_example(
         self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
     ) -> np.ndarray:
         """The few numbers of each example that `score` is made of (its answer and the truth, or its counts): (examples,
         numbers), from every row's `predict_step` in the order of `features`; `rows` are the raw ones."""
-        raise NotImplementedError
+        return outputs
 
     def score(self, examples: np.ndarray) -> dict[str, float]:
         """Metrics of any choice of examples: of all, and of each bootstrap sample."""
@@ -212,6 +255,22 @@ class Task:
         """Answers for raw inputs, in order."""
         raise RecipeError(f"a {self.name} model does not predict; ask it with generate")
 
+    def steps(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, Sequence[Any]], length: int
+    ) -> tuple[list[dict[str, Any]], list[np.ndarray], int]:
+        """For `predict`: features of inputs as rows without truths, the `predict_step` of each, and how many inputs were
+        truncated."""
+        columns = self.encode(rows, tokenizer, length)
+        truncated = sum(columns.pop("truncated", []))
+        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        found: list[np.ndarray] = []
+        for at in range(0, len(features), TOGETHER):
+            batch = self.collate(features[at : at + TOGETHER], tokenizer, "padded")
+            with torch.no_grad():
+                step = self.predict_step(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
+            found += [*step.float().cpu().numpy()]
+        return features, found, truncated
+
     def embed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
         """float32 vectors of length one, in order: (texts, width)."""
         raise RecipeError(f"a {self.name} model gives no embeddings; train one with llmkit train embed_sentences")
@@ -226,6 +285,14 @@ class Task:
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         """An answer as one line for people."""
         return f"{answer}"
+
+    def loading(self, folder: str) -> str:
+        """How a snippet begins that has no pipeline."""
+        return (
+            f"from transformers import {self.auto_class}, AutoTokenizer\n\n"
+            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
+            f"model = {self.auto_class}.from_pretrained({folder!r})\n"
+        )
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         """Code for the model card that uses the saved folder without llmkit, on a training row; empty where none can."""

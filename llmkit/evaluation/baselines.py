@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from llmkit.task import valued
+
 
 def majority_accuracy(train: Any, evaluation: Any) -> float:
     """Accuracy of always saying the commonest training label."""
@@ -83,19 +85,15 @@ def of_preferences(train: Any, evaluation: Any, references: bool) -> dict[str, d
 
     sides = [evaluation[side][:] for side in ("chosen", "rejected")]
     longer = np.array([len(a) - len(b) for a, b in zip(*sides, strict=True)])
-    found = {
-        "coin": {"value": 0.5, "kind": "floor"},
-        "longer answer": {"value": preferences(longer)["accuracy"], "kind": "reference"},
-    }
+    found = {"longer answer": preferences(longer)["accuracy"]}
     if references:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         words = TfidfVectorizer(sublinear_tf=True).fit([as_text(p) for p in train["prompt"]] + train["chosen"][:])
         prompts = words.transform(as_text(p) for p in evaluation["prompt"])
         chosen, rejected = (np.asarray(prompts.multiply(words.transform(side)).sum(1)).ravel() for side in sides)
-        value = preferences(chosen - rejected)["accuracy"]
-        found["TF-IDF nearer to the prompt"] = {"value": value, "kind": "reference"}
-    return found
+        found["TF-IDF nearer to the prompt"] = preferences(chosen - rejected)["accuracy"]
+    return valued(floor={"coin": 0.5}, reference=found)
 
 
 def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

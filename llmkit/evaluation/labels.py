@@ -24,8 +24,6 @@ from llmkit.task import is_number
 if TYPE_CHECKING:
     from llmkit.tasks.text_classification import TextClassification
 
-TFIDF = "tfidf + logistic regression"
-
 
 class One:
     """One label a row: cross entropy. The likeliest is given; of two with a threshold, what the threshold says."""
@@ -132,13 +130,18 @@ class One:
         said = self.decide(probabilities).tolist()
         return [{"label": self.names[i], "score": float(p[i])} for i, p in zip(said, probabilities, strict=True)]
 
-    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
-        """The name of an answer that is always the same, and its value in the first metric."""
-        return "majority", baselines.majority_accuracy(known, targets)
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """What an answer that is always the same is worth, in the first metric."""
+        return {"majority": baselines.majority_accuracy(known, targets)}
 
-    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> dict[str, float]:
         """The same of a simple model, of the targets `known` in training."""
-        return TFIDF, float((baselines.tfidf_answers(rows["train"], rows["evaluation"], known) == targets).mean())
+        said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
+        return {"tfidf + logistic regression": self.worth(targets, said)}
+
+    def worth(self, targets: np.ndarray, said: np.ndarray) -> float:
+        """The first metric of answers."""
+        return float((said == targets).mean())
 
 
 class Several(One):
@@ -201,13 +204,12 @@ class Several(One):
         pairs = zip(found, probabilities, strict=True)
         return [{"labels": [self.names[i] for i in at], "scores": p[at].tolist()} for at, p in pairs]
 
-    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         constant = np.tile(baselines.commonest_labels(known), (len(targets), 1))
-        return "commonest labels", self.f1(targets, constant)["f1_micro"]
+        return {"commonest labels": self.worth(targets, constant)}
 
-    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
-        said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
-        return TFIDF, self.f1(targets, said)["f1_micro"]
+    def worth(self, targets: np.ndarray, said: np.ndarray) -> float:
+        return self.f1(targets, said)["f1_micro"]
 
 
 class Number(One):
@@ -242,15 +244,15 @@ class Number(One):
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         return [{"score": float(x)} for x in logits[:, 0]]
 
-    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
-        return "mean", self.score(targets, np.full((len(targets), 1), known.mean()))["spearman"]
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        return {"mean": 0.0}  # no constant is correlated with anything
 
-    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> dict[str, float]:
         if self.task.pairs:
             held = {**rows["evaluation"][:], "score": targets}
-            return "tfidf cosine", retrieval.tfidf_spearman(self.task.texts(rows["train"]), held)
+            return {"tfidf cosine": retrieval.tfidf_spearman(self.task.texts(rows["train"]), held)}
         said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
-        return "tfidf + ridge regression", self.score(targets, said[:, None])["spearman"]
+        return {"tfidf + ridge regression": self.score(targets, said[:, None])["spearman"]}
 
 
 def calibrate(model: Any, kind: One, targets: np.ndarray, logits: np.ndarray) -> None:

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Task, read_text
+from llmkit.task import Batch, Task, np, read_text, torch, valued
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from datasets import Dataset
 
 
@@ -48,6 +46,7 @@ class CausalLM(Task):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
     primary: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
+    predicts_next: ClassVar[bool] = True
     packs: ClassVar[bool] = True
     whole_documents: ClassVar[bool] = True
     tokenizer_style: ClassVar[str] = "gpt2"
@@ -124,8 +123,6 @@ class CausalLM(Task):
             yield ids, [1] * len(ids)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        import torch
-
         from llmkit.data import collation
 
         batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=True)
@@ -135,35 +132,8 @@ class CausalLM(Task):
             labels = torch.where(collation.pad([f["learn"] for f in features], 0) == 1, labels, collation.IGNORED)
         return {**batch, "labels": labels}
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs, nll = self._nll(model, batch, self.label_smoothing)
-        return nll.sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return (batch["labels"] != -100).sum()
-
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[summed negative log-likelihood in nats, predicted tokens]` of each row: (rows, 2)."""
-        import torch
-
-        _, nll = self._nll(model, batch, 0.0)
-        return torch.stack([nll.sum(-1), (batch["labels"] != -100).sum(-1)], dim=-1)
-
-    def _nll(self, model: Any, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
-        """Nats of each predicted token, 0 elsewhere, in fp32: (rows, longest - 1)."""
-        import torch.nn.functional as F
-
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        logits, labels = outputs.logits[:, :-1].float(), batch["labels"][:, 1:]
-        nll = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=label_smoothing
-        )
-        return outputs, nll.view_as(labels)
-
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[nats, tokens, bytes]` of each row of features; the text's bytes are shared out by tokens."""
-        import numpy as np
-
         said = (
             m["content"] for row in rows if not row.get("text") for m in row["messages"] if m["role"] == "assistant"
         )
@@ -176,15 +146,11 @@ class CausalLM(Task):
 
         return language_model(examples)
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation.baselines import bigram_loss, unigram_loss
 
-        return {
-            "unigram": {"value": unigram_loss(train, evaluation), "kind": "floor"},
-            "bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"},
-        }
+        unigram, bigram = unigram_loss(train, evaluation), bigram_loss(train, evaluation)
+        return valued(floor={"unigram": unigram}, reference={"bigram": bigram})
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         if row.get("messages"):

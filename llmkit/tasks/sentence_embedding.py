@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Task, is_number, read_text
+from llmkit.task import Batch, F, Task, is_number, np, read_text, torch, valued
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from datasets import Dataset
 
 PAIRS, GRADED = ("anchor", "positive", "negative"), ("text", "text_pair")
-ASIDE = ("labels", "texts", "no_negative")  # of a batch, what the model is not given
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,7 @@ class SentenceEmbedding(Task):
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (PAIRS[:2], (*GRADED, "score"))
     auto_class: ClassVar[str] = "AutoModel"
     unused: ClassVar[tuple[str, ...]] = ("pooler",)
+    aside: ClassVar[tuple[str, ...]] = ("labels", "texts", "no_negative")
 
     @property
     def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -138,8 +136,6 @@ class SentenceEmbedding(Task):
         """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts them.
         `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts): those
         outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
-        import torch
-
         from llmkit.data import collation
 
         texts = [text for f in features for text in _texts_of(f)]
@@ -158,9 +154,6 @@ class SentenceEmbedding(Task):
         return {**batch, "labels": first + 1, "no_negative": outside}
 
     def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        import torch
-        import torch.nn.functional as F
-
         vectors, outputs = self._vectors(model, batch)
         labels = batch["labels"]
         if self.graded:
@@ -175,15 +168,11 @@ class SentenceEmbedding(Task):
         return loss, outputs
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        import torch
-
         return torch.tensor(len(batch["labels"]))
 
-    def _vectors(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, Any]:
+    def _vectors(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
         """fp32 vectors of length one, (texts, width), and the model's outputs."""
-        import torch.nn.functional as F
-
-        outputs = model(**{k: v for k, v in batch.items() if k not in ASIDE})
+        outputs = self.forward(model, batch)
         states, mask = outputs.last_hidden_state.float(), batch["attention_mask"][..., None]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
         return F.normalize(pooled, dim=-1), outputs
@@ -198,8 +187,6 @@ class SentenceEmbedding(Task):
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[score, cosine]` of each scored pair; or `[nDCG@10, recall@10, reciprocal rank]` of each distinct anchor, for
         which all positives and negatives of the part are searched."""
-        import numpy as np
-
         from llmkit.evaluation import retrieval
 
         if "score" in rows.column_names:
@@ -213,28 +200,22 @@ class SentenceEmbedding(Task):
 
         return retrieval.correlation(examples) if examples.shape[1] == 2 else retrieval.score(examples)
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation import retrieval
 
         if self.graded:
             value = retrieval.tfidf_spearman(self.texts(rows["train"]), rows["evaluation"])
-            found = {"chance": (0.0, "floor"), "words in common (TF-IDF cosine)": (value, "reference")}
-        else:
-            chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
-            found = {"chance": (chance, "floor"), "BM25": (bm25, "reference")}
-        return {name: {"value": value, "kind": kind} for name, (value, kind) in found.items()}
+            return valued(floor={"chance": 0.0}, reference={"words in common (TF-IDF cosine)": value})
+        chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
+        return valued(floor={"chance": chance}, reference={"BM25": bm25})
 
     def embed(self, model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-        import torch
-
         from llmkit.models.loading import positions
 
         limit = positions(model.config, tokenizer)
         batch = tokenizer(list(texts), truncation=True, max_length=limit, padding=True, return_tensors="pt")
         with torch.no_grad():
-            return self._vectors(model, batch.to(model.device))[0].cpu().numpy()
+            return self._vectors(model, {**batch.to(model.device)})[0].cpu().numpy()
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"embedding"}` of each text, to seven decimals."""
@@ -252,15 +233,14 @@ class SentenceEmbedding(Task):
         texts = [row[c][:200] for c in (GRADED if self.graded else PAIRS[:2])]
         pooled = "states[:, 0]" if self.pooling == "cls" else "(states * mask).sum(1) / mask.sum(1)"
         return (
-            "import torch\nfrom transformers import AutoModel, AutoTokenizer\n\n"
-            f"tokenizer, model = AutoTokenizer.from_pretrained({folder!r}), AutoModel.from_pretrained({folder!r})\n"
+            f"{self.loading(folder)}"
             f"texts = {texts!r}\n"
             "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\n"
-            "with torch.no_grad():\n"
-            "    states, mask = model(**batch).last_hidden_state, batch['attention_mask'][..., None]\n"
-            f"vectors = torch.nn.functional.normalize({pooled}, dim=-1)\n"
+            "states, mask = model(**batch).last_hidden_state, batch['attention_mask'][..., None]\n"
+            f"pooled = {pooled}\n"
+            "first, second = pooled / pooled.norm(dim=-1, keepdim=True)\n"
             f"# the same: sentence_transformers.SentenceTransformer({folder!r}).encode(texts)\n"
-            "print(f'cosine {vectors[0] @ vectors[1]:.4f}')"
+            "print(f'cosine {first @ second:.4f}')"
         )
 
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults, suggest
-from llmkit.task import Batch, Task, read_text
+from llmkit.task import Batch, Task, np, read_text, torch, valued
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from datasets import Dataset
 
 
@@ -149,41 +147,21 @@ class Seq2Seq(Task):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         from llmkit.data import collation
 
-        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
-        return {**batch, "labels": collation.pad([f["labels"] for f in features], collation.IGNORED)}
+        return collation.tokens(features, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs, nll = self._nll(model, batch, self.label_smoothing)
-        return nll.sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return (batch["labels"] != -100).sum()
-
-    def _nll(self, model: Any, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
-        """Nats of each token of the targets, 0 at padding, in fp32: (rows, longest target)."""
-        import torch.nn.functional as F
+    def forward(self, model: Any, batch: Batch) -> Any:
         from accelerate.utils import extract_model_from_parallel
 
         labels = batch["labels"]
         shift = getattr(extract_model_from_parallel(model), "prepare_decoder_input_ids_from_labels", None)
         said = {"decoder_input_ids": shift(labels=labels)} if shift else {"labels": labels}  # M2M100 shifts within
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"}, **said, use_cache=False)
-        nll = F.cross_entropy(
-            outputs.logits.float().flatten(0, 1),
-            labels.flatten(),
-            ignore_index=-100,
-            reduction="none",
-            label_smoothing=label_smoothing,
-        )
-        return outputs, nll.view_as(labels)
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **said, use_cache=False)
 
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
         """`[summed nats of the target, its tokens, ids of the answer …]` of each row: (rows, 2 + longest answer)."""
-        import torch
-
-        _, nll = self._nll(model, batch, 0.0)
+        _, nats = self.nats(model, batch)
         answer = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return torch.column_stack([nll.sum(-1), (batch["labels"] != -100).sum(-1), answer])
+        return torch.column_stack([nats.sum(-1), (batch["labels"] != -100).sum(-1), answer])
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[nats, tokens, counts of what is shared with the targets …]` of each row."""
@@ -191,8 +169,6 @@ class Seq2Seq(Task):
         return self._examples(outputs[:, :2], answers, rows[self._pair[1]][:])
 
     def _examples(self, nats: np.ndarray, answers: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
-        import numpy as np
-
         from llmkit.evaluation import overlap
 
         return np.column_stack([nats.astype(np.float64), overlap.count(self.metric, self.cut, answers, targets)])
@@ -203,40 +179,27 @@ class Seq2Seq(Task):
         nats, tokens = examples[:, :2].sum(0)
         return {**overlap.scores(self.metric, examples[:, 2:]), "loss": float(nats / tokens)}
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        import numpy as np
-
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation import overlap
 
         sources, targets = (rows["evaluation"][column][:] for column in self._pair)
-        said = {"copy-source": ("floor", sources)}
-        if self.metric in overlap.SUMMARY:
-            said["lead-sentence"] = ("reference", [_lead(text) for text in sources])
-        nats = np.ones((len(sources), 2))
-        return {
-            name: {"value": self.score(self._examples(nats, answers, targets))[self.primary], "kind": kind}
-            for name, (kind, answers) in said.items()
-        }
+
+        def value(answers: Sequence[str]) -> float:
+            return self.score(self._examples(np.ones((len(sources), 2)), answers, targets))[self.primary]
+
+        leads = {"lead-sentence": value([_lead(text) for text in sources])} if self.metric in overlap.SUMMARY else {}
+        return valued(floor={"copy-source": value(sources)}, reference=leads)
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"generated_text"}` of each source, as the model's generation config says."""
-        import torch
-
         from llmkit.models.loading import positions
 
         limit = positions(model.config, tokenizer)
-        encoded = tokenizer(
-            [self.prefix + text for text in inputs],
-            truncation=limit is not None,
-            max_length=limit,
-            padding=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        ).to(model.device)
+        given = [self.prefix + text for text in inputs]
+        cut = {"truncation": limit is not None, "max_length": limit}
+        encoded = tokenizer(given, **cut, padding=True, return_token_type_ids=False, return_tensors="pt")
         with torch.no_grad():
-            ids = model.generate(**encoded)
+            ids = model.generate(**encoded.to(model.device))
         return [{"generated_text": text} for text in _texts(tokenizer, ids)]
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
@@ -245,9 +208,7 @@ class Seq2Seq(Task):
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         text = self.prefix + row[self._pair[0]][:400]
         return (
-            "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-            f"model = AutoModelForSeq2SeqLM.from_pretrained({folder!r})\n"
+            f"{self.loading(folder)}"
             f"batch = tokenizer([{text!r}], return_tensors='pt')\n"
             "print(tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True))"
         )
