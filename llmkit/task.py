@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     import torch
     import torch.nn.functional as F
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel as Model
+    from transformers import PreTrainedTokenizerBase as Tokenizer
 else:
     np, torch, F = map(_Late, ("numpy", "torch", "torch.nn.functional"))
+    Dataset = Model = Tokenizer = Any
 
 Batch = dict[str, Any]
 TOGETHER = 32
@@ -87,8 +89,6 @@ class Task:
     """The Transformers Auto class, as a string."""
     metrics: ClassVar[tuple[str, ...]]
     """The names that `score` gives."""
-    primary: ClassVar[str]
-    """The one of them that decides."""
     higher_is_better: ClassVar[bool] = True
     packs: ClassVar[bool] = False
     """Whether several documents share one row of features unless `data.packing` says otherwise."""
@@ -115,6 +115,11 @@ class Task:
     writes: ClassVar[bool] = False
     """Whether labels are the tokens of another text than `input_ids`: what the model writes when it has read those."""
     default_max_length: ClassVar[int] = 512
+
+    @property
+    def primary(self) -> str:
+        """The one of the metrics that decides."""
+        return self.metrics[0]
 
     @classmethod
     def name_in_recipe(cls) -> str:
@@ -154,10 +159,10 @@ class Task:
         """What a tokenizer for these rows is trained on."""
         return (row[next(iter(self.columns))] for row in rows)
 
-    def ready_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def ready_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Give the tokenizer what the fitted task needs of it (a chat template); it is saved with the model."""
 
-    def ready_model(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    def ready_model(self, model: Model, tokenizer: Tokenizer) -> None:
         """Set a loaded model up for the task (how it generates), wherever one is loaded, to train or to be asked."""
 
     def with_config(self, config: Any) -> Self:
@@ -173,27 +178,25 @@ class Task:
         """Config fields the model must be built with (labels, say)."""
         return {}
 
-    def encode(
-        self, rows: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int
-    ) -> dict[str, list[Any]]:
+    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Tokenizer, max_length: int) -> dict[str, list[Any]]:
         """Features of a batch of rows, as columns. `row` gives the index within the batch that each came from; their
         number may differ from the rows'. `truncated` (bool), if given, is counted and dropped."""
         raise NotImplementedError
 
-    def annotate(self, model: PreTrainedModel, batch: Batch) -> dict[str, list[Any]]:
+    def annotate(self, model: Model, batch: Batch) -> dict[str, list[Any]]:
         """`annotations` of a batch's rows. Runs without gradients, once; kept on disk under a key of the weights."""
         raise NotImplementedError
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, layout: str) -> Batch:
+    def collate(self, features: list[dict[str, Any]], tokenizer: Tokenizer, layout: str) -> Batch:
         """A batch of tensors from features, which carry `row` and `epoch` (the only randomness a batch may have
         comes from these). `layout` says how packed documents are kept apart, see `data.collation`."""
         raise NotImplementedError
 
-    def forward(self, model: PreTrainedModel, batch: Batch) -> Any:
+    def forward(self, model: Model, batch: Batch) -> Any:
         """The model's outputs."""
         return model(**{k: v for k, v in batch.items() if k not in self.aside})
 
-    def nats(self, model: PreTrainedModel, batch: Batch, label_smoothing: float = 0.0) -> tuple[Any, torch.Tensor]:
+    def nats(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> tuple[Any, torch.Tensor]:
         """The model's outputs, and what the label of each token costs: (rows, longest), 0 where there is none, in fp32."""
         outputs, labels = self.forward(model, batch), batch["labels"]
         logits = outputs.logits
@@ -204,7 +207,7 @@ class Task:
         )
         return outputs, each.view_as(labels)
 
-    def loss(self, model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, Any]:
+    def loss(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The loss as a sum over what `weight` counts, in fp32, and the model's outputs."""
         outputs, nats = self.nats(model, batch, getattr(self, "label_smoothing", 0.0))
         return nats.sum(), outputs
@@ -213,15 +216,13 @@ class Task:
         """How many tokens or examples `loss` sums over; the Trainer divides once, by the global sum."""
         return (batch["labels"] != -100).sum()
 
-    def predict_step(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    def predict_step(self, model: Model, batch: Batch) -> torch.Tensor:
         """What `per_example` needs of each row, as small as can be: (rows, …), padded with -100 where widths differ.
         Runs without gradients. Here `[nats, tokens]`."""
         _, nats = self.nats(model, batch)
         return torch.stack([nats.sum(-1), (batch["labels"] != -100).sum(-1)], dim=-1)
 
-    def per_example(
-        self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: PreTrainedTokenizerBase
-    ) -> np.ndarray:
+    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Tokenizer) -> np.ndarray:
         """The few numbers of each example that `score` is made of (its answer and the truth, or its counts): (examples,
         numbers), from every row's `predict_step` in the order of `features`; `rows` are the raw ones."""
         return outputs
@@ -234,11 +235,11 @@ class Task:
         """What stands beside the metrics in metrics.json (a report by class), as JSON."""
         return {}
 
-    def say_label(self, label: int, token: int, tokenizer: PreTrainedTokenizerBase) -> str:
+    def say_label(self, label: int, token: int, tokenizer: Tokenizer) -> str:
         """What `preview` writes behind a token whose label this is; empty where the token says it."""
         return "" if label == token else str(tokenizer.decode([label]))
 
-    def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: Tokenizer) -> str:
         """What `preview` writes of a row's labels where they are not one a token; `ids` are the row's tokens."""
         value, names = labels.item() if labels.numel() == 1 else labels.tolist(), getattr(self, "labels", ())
         if names and isinstance(value, list):
@@ -249,14 +250,12 @@ class Task:
         """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
         return {}
 
-    def predict(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: Sequence[Any]
-    ) -> list[dict[str, Any]]:
+    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Answers for raw inputs, in order."""
         raise RecipeError(f"a {self.name} model does not predict; ask it with generate")
 
     def steps(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Mapping[str, Sequence[Any]], length: int
+        self, model: Model, tokenizer: Tokenizer, rows: Mapping[str, Sequence[Any]], length: int
     ) -> tuple[list[dict[str, Any]], list[np.ndarray], int]:
         """For `predict`: features of inputs as rows without truths, the `predict_step` of each, and how many inputs were
         truncated."""
@@ -271,11 +270,11 @@ class Task:
             found += [*step.float().cpu().numpy()]
         return features, found, truncated
 
-    def embed(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> np.ndarray:
+    def embed(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
         """float32 vectors of length one, in order: (texts, width)."""
         raise RecipeError(f"a {self.name} model gives no embeddings; train one with llmkit train embed_sentences")
 
-    def after_training(self, model: PreTrainedModel, examples: Callable[[], np.ndarray]) -> None:
+    def after_training(self, model: Model, examples: Callable[[], np.ndarray]) -> None:
         """Mend the trained model by what it answers on the validation part (its temperature); before the final
         figures are taken and the folder is saved. `examples` are `per_example`'s."""
 

@@ -77,23 +77,12 @@ def dictionary_tagger(
     return lambda clues: [known.get(clue, "O") for clue in clues]
 
 
-def of_preferences(train: Any, evaluation: Any, references: bool) -> dict[str, dict[str, Any]]:
-    """Accuracy of a coin (a floor) and of always preferring the longer answer; with `references`, also of the answer
-    whose TF-IDF over words is nearer to its prompt's."""
-    from llmkit.data.pairs import as_text
+def of_preferences(evaluation: Any) -> dict[str, dict[str, Any]]:
+    """Accuracy of a coin (a floor) and of always preferring the longer answer."""
     from llmkit.evaluation.metrics import preferences
 
-    sides = [evaluation[side][:] for side in ("chosen", "rejected")]
-    longer = np.array([len(a) - len(b) for a, b in zip(*sides, strict=True)])
-    found = {"longer answer": preferences(longer)["accuracy"]}
-    if references:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        words = TfidfVectorizer(sublinear_tf=True).fit([as_text(p) for p in train["prompt"]] + train["chosen"][:])
-        prompts = words.transform(as_text(p) for p in evaluation["prompt"])
-        chosen, rejected = (np.asarray(prompts.multiply(words.transform(side)).sum(1)).ravel() for side in sides)
-        found["TF-IDF nearer to the prompt"] = preferences(chosen - rejected)["accuracy"]
-    return valued(floor={"coin": 0.5}, reference=found)
+    longer = [len(row["chosen"]) - len(row["rejected"]) for row in evaluation]
+    return valued(floor={"coin": 0.5}, reference={"longer answer": preferences(np.array(longer))["accuracy"]})
 
 
 def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

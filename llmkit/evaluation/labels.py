@@ -94,28 +94,29 @@ class One:
         weights = self.class_weights(targets.float())
         return targets.new_tensor(len(targets)) if weights is None else weights[targets].sum()
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return softmax(logits.astype(float), axis=-1)
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The index of the label given to each row: (rows,)."""
+    def decide(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The index of the label given to each row, and its probability: two (rows,)."""
+        probabilities = softmax(logits.astype(float), axis=-1)
+        said = probabilities.argmax(-1)
         for name, least in self.fitted_threshold.items():
             at = self.names.index(name)
-            return np.where(probabilities[:, at] >= least, at, 1 - at)
-        return probabilities.argmax(-1)
+            said = np.where(probabilities[:, at] >= least, at, 1 - at)
+        return said, probabilities[np.arange(len(said)), said]
 
     def nats(self, targets: np.ndarray, logits: np.ndarray) -> float:
         return metrics.cross_entropy(logits, targets)
 
+    def worth(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
+        """The metrics of answers alone, the first among them."""
+        return metrics.Classification().compute(predictions=said, references=targets)
+
     def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        probabilities = self.probabilities(logits)
-        said = self.decide(probabilities)
-        ece = metrics.calibration_error(probabilities[np.arange(len(said)), said], said == targets)
-        scores = metrics.Classification().compute(predictions=said, references=targets)
-        return {**scores, "ece": ece, "loss": self.nats(targets, logits)}
+        said, sure = self.decide(logits)
+        ece = metrics.calibration_error(sure.ravel(), (said == targets).ravel())
+        return {**self.worth(targets, said), "ece": ece, "loss": self.nats(targets, logits)}
 
     def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-        said = self.decide(self.probabilities(logits))
+        said, _ = self.decide(logits)
         met = Counter((self.names[i], self.names[j]) for i, j in zip(targets, said, strict=True))
         confusion = {true: {name: met[true, name] for name in self.names if met[true, name]} for true in self.names}
         return {"report": self.report(targets, said), "confusion": confusion}
@@ -126,9 +127,8 @@ class One:
         return {name: dict(zip(("precision", "recall", "f1", "support"), row, strict=True)) for name, *row in rows}
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
-        probabilities = self.probabilities(logits)
-        said = self.decide(probabilities).tolist()
-        return [{"label": self.names[i], "score": float(p[i])} for i, p in zip(said, probabilities, strict=True)]
+        pairs = zip(*(each.tolist() for each in self.decide(logits)), strict=True)
+        return [{"label": self.names[i], "score": p} for i, p in pairs]
 
     def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         """What an answer that is always the same is worth, in the first metric."""
@@ -137,11 +137,7 @@ class One:
     def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> dict[str, float]:
         """The same of a simple model, of the targets `known` in training."""
         said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
-        return {"tfidf + logistic regression": self.worth(targets, said)}
-
-    def worth(self, targets: np.ndarray, said: np.ndarray) -> float:
-        """The first metric of answers."""
-        return float((said == targets).mean())
+        return {"tfidf + logistic regression": self.worth(targets, said)[self.metrics[0]]}
 
 
 class Several(One):
@@ -170,46 +166,29 @@ class Several(One):
     def weight(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.new_tensor(targets.numel())
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return expit(logits.astype(float))
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Whether each label is given: (rows, labels)."""
-        given = self.fitted_threshold
-        return probabilities >= [given.get(name, 0.5) for name in self.names]
+    def decide(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each label is given, and the probability of that: two (rows, labels)."""
+        probabilities = expit(logits.astype(float))
+        said = probabilities >= [self.fitted_threshold.get(name, 0.5) for name in self.names]
+        return said, np.where(said, probabilities, 1 - probabilities)
 
     def nats(self, targets: np.ndarray, logits: np.ndarray) -> float:
         return float((np.logaddexp(0, logits) - targets * logits).mean())
 
-    def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        probabilities = self.probabilities(logits)
-        said = self.decide(probabilities)
-        right, sure = said == targets, np.where(said, probabilities, 1 - probabilities)
-        return {
-            **self.f1(targets, said),
-            "subset_accuracy": float(right.all(-1).mean()),
-            "ece": metrics.calibration_error(sure.ravel(), right.ravel()),
-            "loss": self.nats(targets, logits),
-        }
-
-    def f1(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
-        return metrics.f1_scores(*(x.sum(0) for x in (targets * said, said, targets)))
+    def worth(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
+        f1 = metrics.f1_scores(*(x.sum(0) for x in (targets * said, said, targets)))
+        return {**f1, "subset_accuracy": float((said == targets).all(-1).mean())}
 
     def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-        return {"report": self.report(targets, self.decide(self.probabilities(logits)))}
+        return {"report": self.report(targets, self.decide(logits)[0])}
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
-        probabilities = self.probabilities(logits)
-        found = [np.flatnonzero(given) for given in self.decide(probabilities)]
-        pairs = zip(found, probabilities, strict=True)
-        return [{"labels": [self.names[i] for i in at], "scores": p[at].tolist()} for at, p in pairs]
+        found = [(np.flatnonzero(said), sure) for said, sure in zip(*self.decide(logits), strict=True)]
+        return [{"labels": [self.names[i] for i in at], "scores": sure[at].tolist()} for at, sure in found]
 
     def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         constant = np.tile(baselines.commonest_labels(known), (len(targets), 1))
-        return {"commonest labels": self.worth(targets, constant)}
-
-    def worth(self, targets: np.ndarray, said: np.ndarray) -> float:
-        return self.f1(targets, said)["f1_micro"]
+        return {"commonest labels": self.worth(targets, constant)["f1_micro"]}
 
 
 class Number(One):

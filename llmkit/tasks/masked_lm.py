@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Task, np, torch, valued
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, torch, valued
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,6 @@ class MaskedLM(Task):
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("content", "story", "document", "body")}
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
-    primary: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
     packs: ClassVar[bool] = True
     whole_documents: ClassVar[bool] = True

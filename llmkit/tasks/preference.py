@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, F, Task, np, torch
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, F, Task, np, torch
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,6 @@ class Pairs(Task):
     }
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
     document: ClassVar[str | None] = "prompt"
-    primary: ClassVar[str] = "accuracy"
     default_max_length: ClassVar[int] = 1024
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +58,7 @@ class Pairs(Task):
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation.baselines import of_preferences
 
-        return of_preferences(rows["train"], rows["evaluation"], references)
+        return of_preferences(rows["evaluation"])
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, F, Task, np, read_text, torch, valued
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, F, Task, np, read_text, torch, valued
 
 UNKNOWN = "unknown"
 
@@ -143,9 +140,8 @@ class QuestionAnswering(Task):
         places = [batch["char_starts"].gather(1, first), batch["char_ends"].gather(1, final)]
         return torch.cat([null, rest, best.values, *places], dim=1)
 
-    def answer(self, context: str, windows: np.ndarray) -> tuple[dict[str, Any], float]:
-        """The answer that the `predict_step` of a question's windows gives, and by how much the score of no answer
-        exceeds the best one's. `score` is a probability among all spans of the context, `start` and `end` are characters
+    def answer(self, context: str, windows: np.ndarray) -> dict[str, Any]:
+        """The answer that the `predict_step` of a question's windows gives. `score` is a probability among all spans of the context, `start` and `end` are characters
         (None for no answer), `n_best` the best spans, and no answer where that is allowed, ranked."""
         found: dict[tuple[int, int], float] = {}
         for score, start, end in zip(*(part.ravel() for part in np.split(windows[:, 2:], 3, axis=1)), strict=True):
@@ -164,35 +160,27 @@ class QuestionAnswering(Task):
         first = given[-1 if may_be_none and null - best > self.null_threshold else 0]
         if first["score"] < self.unknown_below:
             first = {**first, "answer": UNKNOWN, "start": None, "end": None}
-        return {**first, "n_best": sorted(given, key=lambda a: -a["score"])}, null - best
+        return {**first, "n_best": sorted(given, key=lambda a: -a["score"])}
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        """`[exact match, F1, whether it has an answer, margin of no answer, F1 of the best span]` of each question."""
+        """`[exact match, F1, whether it has an answer]` of each question."""
         from llmkit.evaluation import squad
 
         examples = []
         for question, windows in zip(rows, _by_row(outputs, features["row"][:]), strict=True):
-            answer, margin = self.answer(question["context"], windows)
-            said, truths = "" if answer["start"] is None else answer["answer"], question["answers"]["text"]
-            span = next((a["answer"] for a in answer["n_best"] if a["answer"]), "")
-            scores = squad.exact_match(said, truths), squad.f1(said, truths)
-            examples.append([*scores, bool(truths), min(margin, 1e9), squad.f1(span, truths)])
+            answer, truths = self.answer(question["context"], windows), question["answers"]["text"]
+            said = "" if answer["start"] is None else answer["answer"]
+            examples.append([squad.exact_match(said, truths), squad.f1(said, truths), bool(truths)])
         return np.array(examples)
 
     def score(self, examples: np.ndarray) -> dict[str, float]:
         return dict(zip(self.metrics, (100 * examples[:, :2].mean(0)).tolist(), strict=True))
 
     def details(self, examples: np.ndarray) -> dict[str, Any]:
-        """Questions with and without an answer apart, and the `null_threshold` that would have served them best."""
-        from llmkit.evaluation.squad import best_threshold
-
+        """Questions with and without an answer apart."""
         has = examples[:, 2] == 1
-        if has.all():
-            return {}
-        parts = {"answerable": examples[has], "unanswerable": examples[~has]}
-        threshold, f1 = best_threshold(examples[:, 3], examples[:, 4], has)
-        found = {name: {"questions": len(part), **self.score(part)} for name, part in parts.items() if len(part)}
-        return {**found, "best_null_threshold": {"null_threshold": threshold, "f1": 100 * f1}}
+        parts = {} if has.all() else {"answerable": examples[has], "unanswerable": examples[~has]}
+        return {name: {"questions": len(part), **self.score(part)} for name, part in parts.items() if len(part)}
 
     def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: Any) -> str:
         start, end = labels.tolist()
@@ -224,7 +212,7 @@ class QuestionAnswering(Task):
         if cut:
             say(f"{plural(cut, 'question')} longer than half of {length} tokens: their ends are not read", "warning")
         windows = _by_row(np.array(outputs), [f["row"] for f in features])
-        return [self.answer(context, w)[0] for context, w in zip(rows["context"], windows, strict=True)]
+        return [self.answer(context, w) for context, w in zip(rows["context"], windows, strict=True)]
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         said = "(no answer)" if answer["answer"] == "" else answer["answer"]

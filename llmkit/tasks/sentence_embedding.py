@@ -11,13 +11,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, F, Task, is_number, np, read_text, torch, valued
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, F, Task, is_number, np, read_text, torch, valued
 
 PAIRS, GRADED = ("anchor", "positive", "negative"), ("text", "text_pair")
 
@@ -54,15 +51,11 @@ class SentenceEmbedding(Task):
     aside: ClassVar[tuple[str, ...]] = ("labels", "texts", "no_negative")
 
     @property
-    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[str, ...]:
         return ("spearman", "pearson") if self.graded else ("ndcg@10", "recall@10", "mrr")
 
     @property
-    def primary(self) -> str:  # type: ignore[override]
-        return self.metrics[0]
-
-    @property
-    def row_alone(self) -> bool:  # type: ignore[override]
+    def row_alone(self) -> bool:
         return self.graded
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +72,8 @@ class SentenceEmbedding(Task):
         graded = "score" in rows.column_names
         if None in rows["score" if graded else "anchor"][:]:
             return [f"data.{part}: {' beside '.join(kinds.values())}; give rows of one kind"]
-        if (
-            part in ("validation", "test") and graded != self.graded
-        ):  # a saved model is measured by what rows it is given
+        held = part in ("validation", "test")  # a saved model is measured by what rows it is given
+        if held and graded != self.graded:
             return [f"data.{part}: {kinds[graded]}, where training is on {kinds[self.graded]}; give rows of one kind"]
         if graded and len(set(rows["score"])) == 1:
             return [f"data.{part}: every score is {rows[0]['score']:g}: nothing to rank"]
@@ -138,7 +130,7 @@ class SentenceEmbedding(Task):
         outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
         from llmkit.data import collation
 
-        texts = [text for f in features for text in _texts_of(f)]
+        texts = [t.tolist() for f in features for t in np.split(f["input_ids"], np.cumsum(f["lengths"])[:-1])]
         batch = collation.tokens([{"input_ids": t} for t in texts], tokenizer.pad_token_id, "padded", causal=False)
         batch["texts"] = torch.tensor([len(f["lengths"]) for f in features])
         if "score" in features[0]:
@@ -231,22 +223,12 @@ class SentenceEmbedding(Task):
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         texts = [row[c][:200] for c in (GRADED if self.graded else PAIRS[:2])]
-        pooled = "states[:, 0]" if self.pooling == "cls" else "(states * mask).sum(1) / mask.sum(1)"
+        pooled = "[0]" if self.pooling == "cls" else ".mean(0)"
         return (
-            f"{self.loading(folder)}"
+            "import torch\nfrom transformers import pipeline\n\n"
+            f"embed = pipeline('feature-extraction', {folder!r}, tokenizer={folder!r}, truncation=True)\n"
             f"texts = {texts!r}\n"
-            "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\n"
-            "states, mask = model(**batch).last_hidden_state, batch['attention_mask'][..., None]\n"
-            f"pooled = {pooled}\n"
-            "first, second = pooled / pooled.norm(dim=-1, keepdim=True)\n"
+            f"first, second = (embed(text, return_tensors=True)[0]{pooled} for text in texts)\n"
             f"# the same: sentence_transformers.SentenceTransformer({folder!r}).encode(texts)\n"
-            "print(f'cosine {first @ second:.4f}')"
+            "print(f'cosine {torch.cosine_similarity(first, second, dim=0):.4f}')"
         )
-
-
-def _texts_of(feature: Mapping[str, Any]) -> Iterator[list[int]]:
-    """The ids of each text of a feature."""
-    at = 0
-    for length in feature["lengths"]:
-        yield list(feature["input_ids"][at : at + length])
-        at += length

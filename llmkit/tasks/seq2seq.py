@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults, suggest
-from llmkit.task import Batch, Task, np, read_text, torch, valued
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, read_text, torch, valued
 
 
 @dataclass(frozen=True)
@@ -22,9 +19,9 @@ class Seq2Seq(Task):
     transformers alone generates the same.
     """
 
-    source: str = ""
-    """the column to read, such as en (left out: found under its usual names)"""
-    target: str = ""
+    source: str = "source"
+    """the column to read, such as en (left out: also found under its usual names)"""
+    target: str = "target"
     """the column to write, such as zh"""
     metric: str = "bleu"
     """which decides: bleu or chrf (translation), rouge1, rouge2 or rougeL (summaries), exact_match or f1 (answers)"""
@@ -45,29 +42,25 @@ class Seq2Seq(Task):
     writes: ClassVar[bool] = True
 
     @property
-    def _pair(self) -> tuple[str, str]:
-        return self.source or "source", self.target or "target"
-
-    @property
     def columns(self) -> Mapping[str, tuple[str, ...]]:
-        source, target = self._pair
-        return {
-            source: () if self.source else ("text", "document", "article", "dialogue", "src"),
-            target: () if self.target else ("summary", "highlights", "abstract", "tgt"),
-            "translation": (),  # {"translation": {"en": …, "zh": …}}, as the hub's translation sets have it
+        usual = {
+            "source": ("text", "document", "article", "dialogue", "src"),
+            "target": ("summary", "highlights", "abstract", "tgt"),
         }
+        # a translation is {"translation": {"en": …, "zh": …}}, as the hub's sets have it
+        return {column: usual.get(column, ()) for column in (self.source, self.target, "translation")}
 
     @property
     def formats(self) -> tuple[tuple[str, ...], ...]:
-        return self._pair, ("translation",)
+        return (self.source, self.target), ("translation",)
 
     @property
     def document(self) -> str:
-        return self._pair[0]
+        return self.source
 
     @property
     def asks(self) -> tuple[str, ...]:
-        return self._pair[:1]
+        return (self.source,)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -80,23 +73,22 @@ class Seq2Seq(Task):
         return self.metric
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        source, target = self._pair
         if (pair := row.get("translation")) is not None:
-            if not isinstance(pair, Mapping) or source not in pair:
+            if not isinstance(pair, Mapping) or self.source not in pair:
                 there = ", ".join(pair) if isinstance(pair, Mapping) else type(pair).__name__
                 raise ValueError(f"'translation' holds {there}; say --task.source and --task.target, one of them each")
             row = pair
-        written = row.get(target)
+        written = row.get(self.target)
         if isinstance(written, (list, tuple)):
             written = [w.strip() for w in written if isinstance(w, str) and w.strip()]
         else:
-            written = [read_text(row, target).strip()]
+            written = [read_text(row, self.target).strip()]
         if not written:
-            raise ValueError(f"empty {target!r}")
-        return {source: _joined(row, source), target: written}
+            raise ValueError(f"empty {self.target!r}")
+        return {self.source: _joined(row, self.source), self.target: written}
 
     def read_question(self, row: Mapping[str, Any]) -> list[Any]:
-        return [_joined(self.asked(row), self._pair[0])]
+        return [_joined(self.asked(row), self.source)]
 
     def fit(self, rows: Dataset) -> Self:
         from llmkit.evaluation import overlap
@@ -109,12 +101,11 @@ class Seq2Seq(Task):
         if len(self.languages) not in (0, 2):
             faults.append(f"task.languages: {list(self.languages)} are not two, a source and a target")
         raise_faults([*faults, *generating.faults(self.generation)])
-        targets = [written[0] for written in rows[:1000][self._pair[1]]]
+        targets = [written[0] for written in rows[:1000][self.target]]
         return self.replace(cut=self.cut or overlap.usual_cut(targets, self.metric))
 
     def texts(self, rows: Dataset) -> Iterator[str]:
-        source, target = self._pair
-        return (text for row in rows for text in (row[source], *row[target]))
+        return (text for row in rows for text in (row[self.source], *row[self.target]))
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
         speaks = hasattr(tokenizer, "src_lang") and hasattr(tokenizer, "tgt_lang")
@@ -133,9 +124,8 @@ class Seq2Seq(Task):
         generating.set_up(model, wanted)
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        source, target = self._pair
-        sources, cut = _ids(tokenizer, max_length, text=[self.prefix + text for text in rows[source]])
-        targets, cut_too = _ids(tokenizer, max_length, text_target=[written[0] for written in rows[target]])
+        sources, cut = _ids(tokenizer, max_length, text=[self.prefix + text for text in rows[self.source]])
+        targets, cut_too = _ids(tokenizer, max_length, text_target=[written[0] for written in rows[self.target]])
         ends, eos = set(tokenizer.all_special_ids), tokenizer.eos_token_id
         return {
             "input_ids": sources,
@@ -166,7 +156,7 @@ class Seq2Seq(Task):
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[nats, tokens, counts of what is shared with the targets …]` of each row."""
         answers = _texts(tokenizer, [[int(i) for i in ids if i >= 0] for ids in outputs[:, 2:]])
-        return self._examples(outputs[:, :2], answers, rows[self._pair[1]][:])
+        return self._examples(outputs[:, :2], answers, rows[self.target][:])
 
     def _examples(self, nats: np.ndarray, answers: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
         from llmkit.evaluation import overlap
@@ -182,7 +172,7 @@ class Seq2Seq(Task):
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation import overlap
 
-        sources, targets = (rows["evaluation"][column][:] for column in self._pair)
+        sources, targets = (rows["evaluation"][column][:] for column in (self.source, self.target))
 
         def value(answers: Sequence[str]) -> float:
             return self.score(self._examples(np.ones((len(sources), 2)), answers, targets))[self.primary]
@@ -206,7 +196,7 @@ class Seq2Seq(Task):
         return " ".join(answer["generated_text"].split())
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        text = self.prefix + row[self._pair[0]][:400]
+        text = self.prefix + row[self.source][:400]
         return (
             f"{self.loading(folder)}"
             f"batch = tokenizer([{text!r}], return_tensors='pt')\n"

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, suggest
-from llmkit.task import Batch, Task, is_number, np, read_text, torch, valued
+from llmkit.task import Batch, Dataset, Task, is_number, np, read_text, torch, valued
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from llmkit.evaluation.labels import One
 
 SINGLE, MULTI, REGRESSION = KINDS = ("single_label_classification", "multi_label_classification", "regression")
@@ -62,15 +60,11 @@ class TextClassification(Task):
         return {MULTI: Several, REGRESSION: Number}.get(self.problem_type, One)(self)
 
     @property
-    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[str, ...]:
         return self.kind.metrics
 
     @property
-    def primary(self) -> str:  # type: ignore[override]
-        return self.kind.metrics[0]
-
-    @property
-    def asks(self) -> tuple[str, ...]:  # type: ignore[override]
+    def asks(self) -> tuple[str, ...]:
         return ("text", "text_pair") if self.pairs else ("text",)
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Task, np, torch, valued
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, torch, valued
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,6 @@ class TokenClassification(Task):
     }
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
-    primary: ClassVar[str] = "f1"
     asks: ClassVar[tuple[str, ...]] = ("tokens",)
     answers: ClassVar[str] = "entities"
 
