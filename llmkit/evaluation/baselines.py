@@ -111,19 +111,18 @@ def unigram_loss(train: Any, evaluation: Any) -> float:
 
 def bigram_loss(train: Any, evaluation: Any) -> float:
     """Nats per predicted token of a bigram model with Witten-Bell smoothing (Witten and Bell 1991)."""
+    from scipy.sparse import coo_array
+
     (ids, learn, first), (held, asked, held_first) = _tokens(train), _tokens(evaluation)
     size = int(max(ids.max(), held.max())) + 1
     unigram = _unigram(ids[learn], size)
-    pairs = (ids[:-1] * size + ids[1:])[learn[1:] & ~first[1:]]
-    kinds, counts = np.unique(pairs, return_counts=True)
-    followers = np.bincount(kinds // size, minlength=size)  # distinct tokens seen after each
-    seen = np.bincount(kinds // size, weights=counts, minlength=size)
-    wanted = (held[:-1] * size + held[1:])[asked[1:] & ~held_first[1:]]
-    at = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
-    count = np.where(kinds[at] == wanted, counts[at], 0)
-    before, after = wanted // size, wanted % size
+    learned, wanted = learn[1:] & ~first[1:], asked[1:] & ~held_first[1:]
+    pairs = ids[:-1][learned], ids[1:][learned]
+    counts = coo_array((np.ones(len(pairs[0])), pairs), (size, size)).tocsr()
+    followers, seen = np.diff(counts.indptr), counts.sum(axis=1)  # distinct tokens after each, and all of them
+    before, after = held[:-1][wanted], held[1:][wanted]
     share = seen[before] + followers[before]
-    known = (count + followers[before] * unigram[after]) / np.maximum(share, 1)
+    known = (counts[before, after] + followers[before] * unigram[after]) / np.maximum(share, 1)
     return float(-np.log(np.where(share > 0, known, unigram[after])).mean())
 
 

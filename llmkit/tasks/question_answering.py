@@ -90,10 +90,8 @@ class QuestionAnswering(Task):
         """Windows, see `data.windows`; of several true answers the first is learned."""
         from llmkit.data.windows import windows
 
-        spans = [
-            (a["answer_start"][0], a["answer_start"][0] + len(a["text"][0])) if a["text"] else None
-            for a in rows["answers"]
-        ]
+        first = [next(zip(a["answer_start"], a["text"], strict=True), None) for a in rows["answers"]]
+        spans = [answer and (answer[0], answer[0] + len(answer[1])) for answer in first]
         return windows(rows["question"], rows["context"], spans, tokenizer, max_length, self.stride)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:

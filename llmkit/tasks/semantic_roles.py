@@ -54,9 +54,8 @@ class SemanticRoles(TokenClassification):
     def ready_tokenizer(self, tokenizer: Any) -> None:
         super().ready_tokenizer(tokenizer)
         if not (tokenizer.sep_token or tokenizer.eos_token):
-            raise RecipeError(
-                f"{type(tokenizer).__name__} has no separator (sep_token, eos_token) to mark predicates with"
-            )
+            name = type(tokenizer).__name__
+            raise RecipeError(f"{name} has no separator (sep_token, eos_token) to mark predicates with")
 
     def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """One for each predicate that a CoNLL-U file marks in a sentence."""

@@ -57,9 +57,8 @@ class TokenClassification(Task):
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
         if not tokenizer.is_fast:
-            raise RecipeError(
-                f"{type(tokenizer).__name__} cannot say which word a sub-word is of; give a fast tokenizer"
-            )
+            name = type(tokenizer).__name__
+            raise RecipeError(f"{name} cannot say which word a sub-word is of; give a fast tokenizer")
 
     def with_config(self, config: Any) -> Self:
         return self if self.labels else self.replace(labels=tuple(config.id2label[i] for i in range(config.num_labels)))
@@ -77,13 +76,10 @@ class TokenClassification(Task):
         ids = {name: i for i, name in enumerate(self.labels)}
         mark = tokenizer.sep_token or tokenizer.eos_token
         shown = [self.shown(dict(zip(rows, row, strict=True)), mark) for row in zip(*rows.values(), strict=True)]
-        features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "words": [], "row": []}
-        for row, input_ids, words in windows(shown, tokenizer, max_length):
-            features["input_ids"].append(input_ids)
-            features["labels"].append([ids.get(rows["tags"][row][n], -100) if n >= 0 else -100 for n in words])
-            features["words"].append(words)
-            features["row"].append(row)
-        return features
+        row, input_ids, words = map(list, zip(*windows(shown, tokenizer, max_length), strict=True))
+        tags = [rows["tags"][r] for r in row]
+        labels = [[ids.get(t[n], -100) if n >= 0 else -100 for n in read] for t, read in zip(tags, words, strict=True)]
+        return {"input_ids": input_ids, "labels": labels, "words": words, "row": row}
 
     def say_label(self, label: int, token: int, tokenizer: Any) -> str:
         return self.labels[label] if self.labels[label] != "O" else ""
