@@ -88,7 +88,7 @@ class Task:
     auto_class: ClassVar[str]
     """The Transformers Auto class, as a string."""
     metrics: ClassVar[tuple[str, ...]]
-    """The names that `score` gives."""
+    """The names that `score` gives; the first decides, unless `primary` is another."""
     higher_is_better: ClassVar[bool] = True
     packs: ClassVar[bool] = False
     """Whether several documents share one row of features unless `data.packing` says otherwise."""
@@ -118,7 +118,7 @@ class Task:
 
     @property
     def primary(self) -> str:
-        """The one of the metrics that decides."""
+        """The metric that decides."""
         return self.metrics[0]
 
     @classmethod

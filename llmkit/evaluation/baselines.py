@@ -98,24 +98,14 @@ def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(ids), np.concatenate(learn), np.concatenate(first)
 
 
-def _unigram(ids: np.ndarray, size: int) -> np.ndarray:
-    return (np.bincount(ids, minlength=size) + 1.0) / (len(ids) + size)
-
-
-def unigram_loss(train: Any, evaluation: Any) -> float:
-    """Nats per token of add-one frequencies of the tokens that are trained on."""
-    (ids, learn, _), (held, asked, _) = _tokens(train), _tokens(evaluation)
-    size = int(max(ids.max(), held.max())) + 1
-    return float(-np.log(_unigram(ids[learn], size)[held[asked]]).mean())
-
-
-def bigram_loss(train: Any, evaluation: Any) -> float:
-    """Nats per predicted token of a bigram model with Witten-Bell smoothing (Witten and Bell 1991)."""
+def ngram_losses(train: Any, evaluation: Any) -> tuple[float, float]:
+    """Nats per token that is trained on, by add-one frequencies; and per predicted token, by a bigram model with
+    Witten-Bell smoothing (Witten and Bell 1991)."""
     from scipy.sparse import coo_array
 
     (ids, learn, first), (held, asked, held_first) = _tokens(train), _tokens(evaluation)
     size = int(max(ids.max(), held.max())) + 1
-    unigram = _unigram(ids[learn], size)
+    unigram = (np.bincount(ids[learn], minlength=size) + 1.0) / (learn.sum() + size)
     learned, wanted = learn[1:] & ~first[1:], asked[1:] & ~held_first[1:]
     pairs = ids[:-1][learned], ids[1:][learned]
     counts = coo_array((np.ones(len(pairs[0])), pairs), (size, size)).tocsr()
@@ -123,7 +113,8 @@ def bigram_loss(train: Any, evaluation: Any) -> float:
     before, after = held[:-1][wanted], held[1:][wanted]
     share = seen[before] + followers[before]
     known = (counts[before, after] + followers[before] * unigram[after]) / np.maximum(share, 1)
-    return float(-np.log(np.where(share > 0, known, unigram[after])).mean())
+    bigram = np.where(share > 0, known, unigram[after])
+    return float(-np.log(unigram[held[asked]]).mean()), float(-np.log(bigram).mean())
 
 
 def likest_sentence(question: str, context: str) -> str:

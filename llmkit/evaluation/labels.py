@@ -37,7 +37,6 @@ class One:
 
     def learn(self, found: Sequence[Any]) -> dict[str, Any]:
         """What the training rows teach the task: `labels`, and the knobs that are numbers by label. Raises RecipeError."""
-        self.refuse_idle()
         counts = self.counts(found)
         numbers = {name: float(name) for name in counts if is_number(name)}
         names = self.names or tuple(sorted(counts, key=lambda n: (n not in numbers, numbers.get(n, 0), n)))
@@ -53,10 +52,6 @@ class One:
             "class_weights": _by_label("task.class_weights", weights, names, math.inf),
             "threshold": _by_label("task.threshold", threshold, names, 1),
         }
-
-    def refuse_idle(self) -> None:
-        given = {knob: value for knob in self.idle if (value := getattr(self.task, knob))}
-        raise_faults([f"task.{k}: {v!r} is not for {self.task.problem_type}; leave it out" for k, v in given.items()])
 
     def counts(self, found: Sequence[Any]) -> Counter[str]:
         return Counter(found)
@@ -198,7 +193,6 @@ class Number(One):
     idle = ("labels", "class_weights", "label_smoothing", "threshold", "calibrate")
 
     def learn(self, found: Sequence[Any]) -> dict[str, Any]:
-        self.refuse_idle()
         return {}
 
     def foreign(self, found: Sequence[Any]) -> list[str]:

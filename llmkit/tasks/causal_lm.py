@@ -132,9 +132,9 @@ class CausalLM(Task):
         return language_model(examples)
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation.baselines import bigram_loss, unigram_loss
+        from llmkit.evaluation.baselines import ngram_losses
 
-        unigram, bigram = unigram_loss(train, evaluation), bigram_loss(train, evaluation)
+        unigram, bigram = ngram_losses(train, evaluation)
         return valued(floor={"unigram": unigram}, reference={"bigram": bigram})
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:

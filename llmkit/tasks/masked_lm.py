@@ -75,9 +75,9 @@ class MaskedLM(Task):
         return language_model(examples)
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation.baselines import unigram_loss
+        from llmkit.evaluation.baselines import ngram_losses
 
-        return valued(floor={"unigram": unigram_loss(train, evaluation)})
+        return valued(floor={"unigram": ngram_losses(train, evaluation)[0]})
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Fill each text's mask tokens: the best five for every one, with their probabilities."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from llmkit.errors import RecipeError, suggest
+from llmkit.errors import RecipeError, raise_faults, suggest
 from llmkit.task import Batch, Dataset, Task, is_number, np, read_text, torch, valued
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class TextClassification(Task):
         elif not (self.problem_type or self.labels) and all(map(is_number, found)):
             kind = SINGLE if all(float(label).is_integer() for label in found) else REGRESSION
         task = self.replace(problem_type=kind, pairs="text_pair" in rows.column_names)
+        given = {knob: value for knob in task.kind.idle if (value := getattr(self, knob))}
+        raise_faults([f"task.{k}: {v!r} is not for {task.problem_type}; leave it out" for k, v in given.items()])
         return task.replace(**task.kind.learn(found))
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
