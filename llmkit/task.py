@@ -2,13 +2,14 @@
 
 A task is a frozen dataclass. Its fields are its knobs (and what `fit` learned); its methods are asked in this order:
 
-    rows ──read_row──► fit ──► encode ──► (pack) ──► (annotate) ──► collate ──► loss / predict_step ──► per_example ──► score
-                                                                              └─ predict: raw inputs to answers, from a saved folder
+    rows ──read_row──► fit ──► encode ──► (pack) ──► (annotate) ──► collate ──► loss
+                                                                           └──► predict_step ──► per_example ──► score
+    predict: raw inputs to answers, from a saved folder
 
 Only `encode`, `collate`, `score` and `predict` need be written; and `loss`, `weight`, `predict_step` and `per_example`
 where labels are not classes, one a token. Nothing here imports torch before it is used, so that a command line can name
-tasks without it; tokenizers and models are passed in and never kept. What is a class variable here may be a property of a
-task whose `fit` decides it (the metrics of a regression, say).
+tasks without it; tokenizers and models are passed in and never kept. What is a class variable here may be a property of
+a task whose `fit` decides it (the metrics of a regression, say).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ else:
 
 Batch = dict[str, Any]
 TOGETHER = 32
-"""Rows of features that `predict` asks the model about at a time: a long context has dozens."""
+"""Rows of features that `predict` asks the model about at a time, or as many as it has inputs: a context has dozens."""
 
 
 def read_text(row: Mapping[str, Any], column: str) -> str:
@@ -82,7 +83,7 @@ class Task:
     name: ClassVar[str]
     """What `--task` and recipe.yaml call it."""
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Each column the task reads, with the usual names it is also found under. All are required, or one of `formats`."""
+    """Each column the task reads, with the usual names it is also found under. All are required, or `formats` say."""
     formats: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Sets of columns of which one is enough, the first that is there deciding; empty: all `columns` are required."""
     auto_class: ClassVar[str]
@@ -197,7 +198,7 @@ class Task:
         return model(**{k: v for k, v in batch.items() if k not in self.aside})
 
     def nats(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> tuple[Any, torch.Tensor]:
-        """The model's outputs, and what the label of each token costs: (rows, longest), 0 where there is none, in fp32."""
+        """The model's outputs, and what each token's label costs: (rows, longest), 0 where there is none, in fp32."""
         outputs, labels = self.forward(model, batch), batch["labels"]
         logits = outputs.logits
         if self.predicts_next:
@@ -257,14 +258,15 @@ class Task:
     def steps(
         self, model: Model, tokenizer: Tokenizer, rows: Mapping[str, Sequence[Any]], length: int
     ) -> tuple[list[dict[str, Any]], list[np.ndarray], int]:
-        """For `predict`: features of inputs as rows without truths, the `predict_step` of each, and how many inputs were
-        truncated."""
+        """For `predict`: features of inputs as rows without truths, the `predict_step` of each, and how many inputs
+        were truncated."""
         columns = self.encode(rows, tokenizer, length)
         truncated = sum(columns.pop("truncated", []))
         features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         found: list[np.ndarray] = []
-        for at in range(0, len(features), TOGETHER):
-            batch = self.collate(features[at : at + TOGETHER], tokenizer, "padded")
+        size = max(TOGETHER, *map(len, rows.values()))
+        for at in range(0, len(features), size):
+            batch = self.collate(features[at : at + size], tokenizer, "padded")
             with torch.no_grad():
                 step = self.predict_step(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
             found += [*step.float().cpu().numpy()]
@@ -294,7 +296,7 @@ class Task:
         )
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        """Code for the model card that uses the saved folder without llmkit, on a training row; empty where none can."""
+        """Code for the model card that uses the saved folder without llmkit, on a training row; empty if none can."""
         return ""
 
     def replace(self, **knobs: Any) -> Self:

@@ -118,7 +118,7 @@ def ngram_losses(train: Any, evaluation: Any) -> tuple[float, float]:
 
 
 def likest_sentence(question: str, context: str) -> str:
-    """The sentence of `context` that shares most words with `question` (in Chinese, characters); the first of equals."""
+    """The sentence of `context` that shares most words (in Chinese, characters) with `question`, the first of equals."""
     from llmkit.evaluation.squad import tokens
 
     asked = set(tokens(question))

@@ -1,4 +1,4 @@
-"""What a classifier's label may be: one of a few, several of many, or a number. Its loss, its answers, what they are worth.
+"""What a classifier's label may be: one of a few, several of many, or a number. Its loss, answers, what they are worth.
 
 Targets are (rows,), of several labels (rows, labels); logits and probabilities (rows, labels), of a number (rows, 1).
 """
@@ -36,7 +36,7 @@ class One:
         self.task, self.names = task, task.labels
 
     def learn(self, found: Sequence[Any]) -> dict[str, Any]:
-        """What the training rows teach the task: `labels`, and the knobs that are numbers by label. Raises RecipeError."""
+        """What the training rows teach the task: `labels`, and knobs that are numbers by label. Raises RecipeError."""
         counts = self.counts(found)
         numbers = {name: float(name) for name in counts if is_number(name)}
         names = self.names or tuple(sorted(counts, key=lambda n: (n not in numbers, numbers.get(n, 0), n)))

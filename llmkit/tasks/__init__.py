@@ -37,8 +37,8 @@ __all__ = ["TASKS", "find_task", *(task.__name__ for task in TASKS)]
 
 
 def find_task(name: str, distrusted: Path | None = None) -> type[Task]:
-    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError, also for a
-    module that lies in the folder `distrusted`: a downloaded model brings no code to run."""
+    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError, also for
+    a module that lies in the folder `distrusted`: a downloaded model brings no code to run."""
     known = {task.name: task for task in TASKS}
     module, colon, attribute = name.partition(":")
     if not colon:

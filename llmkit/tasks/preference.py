@@ -97,8 +97,8 @@ class Preference(Pairs):
         tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids`: prompt and chosen answer and, behind them, prompt and rejected answer; `chosen`: the length of the
-        first two; `prompt`: that of the prompt."""
+        """`input_ids`: prompt and chosen answer and, behind them, prompt and rejected answer; `chosen`: the length of
+        the first two; `prompt`: that of the prompt."""
         from llmkit.data import conversations
 
         columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "chosen", "prompt", "row", "truncated")}

@@ -139,8 +139,9 @@ class QuestionAnswering(Task):
         return torch.cat([null, rest, best.values, *places], dim=1)
 
     def answer(self, context: str, windows: np.ndarray) -> dict[str, Any]:
-        """The answer that the `predict_step` of a question's windows gives. `score` is a probability among all spans of the context, `start` and `end` are characters
-        (None for no answer), `n_best` the best spans, and no answer where that is allowed, ranked."""
+        """The answer that the `predict_step` of a question's windows gives. `score` is a probability among all spans of
+        the context, `start` and `end` are characters (None for no answer), `n_best` the best spans, and no answer where
+        that is allowed, ranked."""
         found: dict[tuple[int, int], float] = {}
         for score, start, end in zip(*(part.ravel() for part in np.split(windows[:, 2:], 3, axis=1)), strict=True):
             text = context[int(start) : int(end)]  # some tokenizers count the space before a word to it

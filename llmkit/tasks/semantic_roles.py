@@ -64,7 +64,7 @@ class SemanticRoles(TokenClassification):
         return [question for asked in rows for question in super(SemanticRoles, self).read_question(asked)]
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The same with `predicate`, the number of its word (from 0), where `given` has that or words that stand once."""
+        """The same with `predicate`, the number of its word (from 0), where `given` has it or words that stand once."""
         from llmkit.data.tagging import locate
 
         found = super().question(given)

@@ -21,7 +21,7 @@ PAIRS, GRADED = ("anchor", "positive", "negative"), ("text", "text_pair")
 
 @dataclass(frozen=True)
 class SentenceEmbedding(Task):
-    """The last layer, pooled, at length one. A text is no negative of an anchor that it answers elsewhere in the batch."""
+    """The last layer, pooled, at length one. A text is no negative of an anchor it answers elsewhere in the batch."""
 
     pooling: str | None = None
     """mean over a text's tokens, or cls: its first (left out: as the model's folder says, else mean)"""
@@ -125,8 +125,8 @@ class SentenceEmbedding(Task):
         return columns | ({"score": list(rows["score"])} if graded else {})
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts them.
-        `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts): those
+        """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts
+        them. `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts): those
         outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
         from llmkit.data import collation
 
@@ -177,8 +177,8 @@ class SentenceEmbedding(Task):
         return pad_sequence(vectors, batch_first=True, padding_value=-100.0)
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        """`[score, cosine]` of each scored pair; or `[nDCG@10, recall@10, reciprocal rank]` of each distinct anchor, for
-        which all positives and negatives of the part are searched."""
+        """`[score, cosine]` of each scored pair; or `[nDCG@10, recall@10, reciprocal rank]` of each distinct anchor,
+        for which all positives and negatives of the part are searched."""
         from llmkit.evaluation import retrieval
 
         if "score" in rows.column_names:

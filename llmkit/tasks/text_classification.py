@@ -31,7 +31,7 @@ class TextClassification(Task):
     pairs: bool | None = None
     """whether a row holds two texts, text and text_pair (learned from the rows)"""
     class_weights: str | Mapping[str, float] | None = None
-    """in the loss: balanced (rare labels weigh more), or a number by label; of several a row, for those that are there"""
+    """in the loss: balanced (rare labels weigh more), or a number by label; of several a row, for those there are"""
     label_smoothing: float = 0.0
     """of the cross entropy"""
     threshold: float | Mapping[str, float] | None = None

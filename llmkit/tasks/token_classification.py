@@ -13,8 +13,8 @@ from llmkit.task import Batch, Dataset, Task, np, torch, valued
 @dataclass(frozen=True)
 class TokenClassification(Task):
     """Words and a tag of each. Tags of any scheme (IOB1, IOB2, BIOES, BMES, bare names) are read as spans and kept in
-    IOB2. A word's first sub-word is labelled; a sentence longer than a row becomes several that overlap, and each of its
-    words is learned from and scored once."""
+    IOB2. A word's first sub-word is labelled; a sentence longer than a row becomes several that overlap, and each of
+    its words is learned from and scored once."""
 
     labels: tuple[str, ...] = ()
     """tags in the order of the logits (left out: those of the training rows, sorted); any other counts as missed"""
@@ -90,7 +90,7 @@ class TokenClassification(Task):
         return collation.tokens(features, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
 
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[likeliest tag, nats of the true one, probability of the likeliest]` of each sub-word: (rows, longest, 3)."""
+        """`[likeliest tag, nats of the true one, the likeliest's probability]` of each sub-word: (rows, longest, 3)."""
         outputs, nats = self.nats(model, batch)
         best = outputs.logits.float().softmax(-1).max(-1)
         return torch.stack([best.indices, nats, best.values], dim=-1)
@@ -158,7 +158,7 @@ class TokenClassification(Task):
         return [{"text" if isinstance(sentence, str) else "tokens": sentence, **rest}]
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """An input (`tokens`, or `text`) with all that is needed to answer: text, words, their places. Raises ValueError."""
+        """An input (`tokens`, or `text`) with all that it takes to answer: text, words, their places. Raises ValueError."""
         from llmkit.data.tagging import situate
 
         return situate(given.get("tokens", given.get("text")))
@@ -213,7 +213,8 @@ class TokenClassification(Task):
             "batch = tokenizer(words, is_split_into_words=True, return_tensors='pt')",
             "best = model(**batch).logits[0].argmax(-1).tolist()",
             "numbers = batch.word_ids()",
-            "tags = [model.config.id2label[best[numbers.index(n)]] if n in numbers else 'O' for n in range(len(words))]",
+            "names = model.config.id2label",
+            "tags = [names[best[numbers.index(n)]] if n in numbers else 'O' for n in range(len(words))]",
             "print(list(zip(words, tags)))",
         ]
         return self.loading(folder) + "\n".join(lines)
