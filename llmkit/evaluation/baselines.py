@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from llmkit.task import valued
-
 
 def majority_accuracy(train: Any, evaluation: Any) -> float:
     """Accuracy of always saying the commonest training label."""
@@ -58,12 +56,6 @@ def tfidf_accuracy(train: Any, evaluation: Any) -> float:
     return float((said == np.asarray(evaluation["label"][:])).mean())
 
 
-def constant_tagger(train: Iterable[Sequence[str]]) -> Callable[[Sequence[Any]], list[str]]:
-    """A tagger that always says the commonest training tag. train: the tags of each sentence."""
-    commonest = Counter(tag for tags in train for tag in tags).most_common(1)[0][0]
-    return lambda clues: [commonest] * len(clues)
-
-
 def dictionary_tagger(
     train: Iterable[tuple[Sequence[Any], Sequence[str]]],
 ) -> Callable[[Sequence[Any]], list[str]]:
@@ -75,14 +67,6 @@ def dictionary_tagger(
             seen.setdefault(clue, Counter())[tag] += 1
     known = {clue: counts.most_common(1)[0][0] for clue, counts in seen.items()}
     return lambda clues: [known.get(clue, "O") for clue in clues]
-
-
-def of_preferences(evaluation: Any) -> dict[str, dict[str, Any]]:
-    """Accuracy of a coin (a floor) and of always preferring the longer answer."""
-    from llmkit.evaluation.metrics import preferences
-
-    longer = [len(row["chosen"]) - len(row["rejected"]) for row in evaluation]
-    return valued(floor={"coin": 0.5}, reference={"longer answer": preferences(np.array(longer))["accuracy"]})
 
 
 def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -118,7 +102,7 @@ def ngram_losses(train: Any, evaluation: Any) -> tuple[float, float]:
 
 
 def likest_sentence(question: str, context: str) -> str:
-    """The sentence of `context` that shares most words (in Chinese, characters) with `question`, the first of equals."""
+    """The sentence of `context` that shares most words (in Chinese, characters) with `question`; the first of them."""
     from llmkit.evaluation.squad import tokens
 
     asked = set(tokens(question))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Dataset, F, Task, np, torch
+from llmkit.task import Batch, Dataset, F, Task, np, torch, valued
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ class Pairs(Task):
         return preferences(examples[:, 0] - examples[:, 1], getattr(self, "label_smoothing", 0.0))
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation.baselines import of_preferences
+        from llmkit.evaluation.metrics import preferences
 
-        return of_preferences(rows["evaluation"])
+        longer = np.array([len(row["chosen"]) - len(row["rejected"]) for row in rows["evaluation"]])
+        return valued(floor={"coin": 0.5}, reference={"longer answer": preferences(longer)["accuracy"]})
 
 
 @dataclass(frozen=True)

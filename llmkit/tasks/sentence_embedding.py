@@ -126,8 +126,8 @@ class SentenceEmbedding(Task):
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts
-        them. `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts): those
-        outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
+        them. `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts):
+        those outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
         from llmkit.data import collation
 
         texts = [t.tolist() for f in features for t in np.split(f["input_ids"], np.cumsum(f["lengths"])[:-1])]

@@ -177,8 +177,11 @@ class Seq2Seq(Task):
         def value(answers: Sequence[str]) -> float:
             return self.score(self._examples(np.ones((len(sources), 2)), answers, targets))[self.primary]
 
-        leads = {"lead-sentence": value([_lead(text) for text in sources])} if self.metric in overlap.SUMMARY else {}
-        return valued(floor={"copy-source": value(sources)}, reference=leads)
+        copies, leads = {"copy-source": value(sources)}, {}
+        if self.metric in overlap.SUMMARY:
+            firsts = [re.split(r"(?<=[.!?])\s|(?<=[。！？])", text, maxsplit=1)[0] for text in sources]
+            leads = {"lead-sentence": value(firsts)}
+        return valued(floor=copies, reference=leads)
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"generated_text"}` of each source, as the model's generation config says."""
@@ -210,11 +213,6 @@ def _joined(row: Mapping[str, Any], column: str) -> str:
     if isinstance(value, (list, tuple)) and all(isinstance(sentence, str) for sentence in value):
         row = {column: " ".join(sentence.strip() for sentence in value)}
     return read_text(row, column).strip()
-
-
-def _lead(text: str) -> str:
-    """The first sentence."""
-    return re.split(r"(?<=[.!?])\s|(?<=[。！？])", text, maxsplit=1)[0]
 
 
 def _ids(tokenizer: Any, max_length: int, **texts: list[str]) -> tuple[list[list[int]], list[bool]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -140,16 +140,16 @@ class TokenClassification(Task):
         return row["tokens"]
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation.baselines import constant_tagger, dictionary_tagger
+        from llmkit.evaluation.baselines import dictionary_tagger
         from llmkit.evaluation.metrics import span_counts, span_scores
 
-        def f1(tagger: Any) -> float:
-            counts = [span_counts(row["tags"], tagger(self.clues(row)), ()).sum(0) for row in rows["evaluation"]]
+        def f1(clues: Callable[[Mapping[str, Any]], list[Any]]) -> float:
+            tagger = dictionary_tagger((clues(row), row["tags"]) for row in rows["train"])
+            counts = [span_counts(row["tags"], tagger(clues(row)), ()).sum(0) for row in rows["evaluation"]]
             return span_scores(sum(counts))["f1"]
 
-        by_word = dictionary_tagger((self.clues(row), row["tags"]) for row in rows["train"])
-        majority = f1(constant_tagger(rows["train"]["tags"]))
-        return valued(floor={"majority tag": majority}, reference={"dictionary": f1(by_word)})
+        majority = f1(lambda row: [""] * len(row["tags"]))  # nothing tells the words apart
+        return valued(floor={"majority tag": majority}, reference={"dictionary": f1(self.clues)})
 
     def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         given = self.asked(row)
@@ -158,7 +158,7 @@ class TokenClassification(Task):
         return [{"text" if isinstance(sentence, str) else "tokens": sentence, **rest}]
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """An input (`tokens`, or `text`) with all that it takes to answer: text, words, their places. Raises ValueError."""
+        """An input (`tokens`, or `text`) with what it takes to answer: text, words, places. Raises ValueError."""
         from llmkit.data.tagging import situate
 
         return situate(given.get("tokens", given.get("text")))
