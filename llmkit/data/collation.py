@@ -24,15 +24,20 @@ def pad(values: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
     return torch.from_numpy(out)
 
 
-def tokens(features: list[dict[str, Any]], pad_id: int, layout: str, causal: bool) -> dict[str, torch.Tensor]:
+def tokens(
+    features: list[dict[str, Any]], pad_id: int, layout: str, causal: bool, **fillers: int
+) -> dict[str, torch.Tensor]:
     """`input_ids` (rows, longest) with what attention needs: `attention_mask` (rows, longest) when padded, otherwise
-    `position_ids` (rows, longest), and in blocks a boolean `attention_mask` (rows, 1, longest, longest)."""
+    `position_ids` (rows, longest), and in blocks a boolean `attention_mask` (rows, 1, longest, longest). With them
+    `token_type_ids`, where features have them, and the other columns that `fillers` names."""
     ids = pad([f["input_ids"] for f in features], pad_id)
+    fillers |= {"token_type_ids": 0} if "token_type_ids" in features[0] else {}
+    more = {name: pad([f[name] for f in features], filler) for name, filler in fillers.items()}
     if layout == "padded":
         lengths = torch.tensor([len(f["input_ids"]) for f in features])
-        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long()}
+        return {"input_ids": ids, "attention_mask": (torch.arange(ids.shape[1]) < lengths[:, None]).long(), **more}
     segments, positions = segment_ids(features, ids.shape[1])
-    batch = {"input_ids": ids, "position_ids": positions}
+    batch = {"input_ids": ids, "position_ids": positions, **more}
     if layout == "blocks":
         mask = segments[:, :, None] == segments[:, None, :]
         batch["attention_mask"] = (mask.tril() if causal else mask)[:, None]

@@ -56,12 +56,6 @@ def tfidf_accuracy(train: Any, evaluation: Any) -> float:
     return float((said == np.asarray(evaluation["label"][:])).mean())
 
 
-def constant_tagger(train: Iterable[Sequence[str]]) -> Callable[[Sequence[Any]], list[str]]:
-    """A tagger that always says the commonest training tag. train: the tags of each sentence."""
-    commonest = Counter(tag for tags in train for tag in tags).most_common(1)[0][0]
-    return lambda clues: [commonest] * len(clues)
-
-
 def dictionary_tagger(
     train: Iterable[tuple[Sequence[Any], Sequence[str]]],
 ) -> Callable[[Sequence[Any]], list[str]]:
@@ -73,29 +67,6 @@ def dictionary_tagger(
             seen.setdefault(clue, Counter())[tag] += 1
     known = {clue: counts.most_common(1)[0][0] for clue, counts in seen.items()}
     return lambda clues: [known.get(clue, "O") for clue in clues]
-
-
-def of_preferences(train: Any, evaluation: Any, references: bool) -> dict[str, dict[str, Any]]:
-    """Accuracy of a coin (a floor) and of always preferring the longer answer; with `references`, also of the answer
-    whose TF-IDF over words is nearer to its prompt's."""
-    from llmkit.data.pairs import as_text
-    from llmkit.evaluation.metrics import preferences
-
-    sides = [evaluation[side][:] for side in ("chosen", "rejected")]
-    longer = np.array([len(a) - len(b) for a, b in zip(*sides, strict=True)])
-    found = {
-        "coin": {"value": 0.5, "kind": "floor"},
-        "longer answer": {"value": preferences(longer)["accuracy"], "kind": "reference"},
-    }
-    if references:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        words = TfidfVectorizer(sublinear_tf=True).fit([as_text(p) for p in train["prompt"]] + train["chosen"][:])
-        prompts = words.transform(as_text(p) for p in evaluation["prompt"])
-        chosen, rejected = (np.asarray(prompts.multiply(words.transform(side)).sum(1)).ravel() for side in sides)
-        value = preferences(chosen - rejected)["accuracy"]
-        found["TF-IDF nearer to the prompt"] = {"value": value, "kind": "reference"}
-    return found
 
 
 def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -111,37 +82,27 @@ def _tokens(features: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(ids), np.concatenate(learn), np.concatenate(first)
 
 
-def _unigram(ids: np.ndarray, size: int) -> np.ndarray:
-    return (np.bincount(ids, minlength=size) + 1.0) / (len(ids) + size)
+def ngram_losses(train: Any, evaluation: Any) -> tuple[float, float]:
+    """Nats per token that is trained on, by add-one frequencies; and per predicted token, by a bigram model with
+    Witten-Bell smoothing (Witten and Bell 1991)."""
+    from scipy.sparse import coo_array
 
-
-def unigram_loss(train: Any, evaluation: Any) -> float:
-    """Nats per token of add-one frequencies of the tokens that are trained on."""
-    (ids, learn, _), (held, asked, _) = _tokens(train), _tokens(evaluation)
-    size = int(max(ids.max(), held.max())) + 1
-    return float(-np.log(_unigram(ids[learn], size)[held[asked]]).mean())
-
-
-def bigram_loss(train: Any, evaluation: Any) -> float:
-    """Nats per predicted token of a bigram model with Witten-Bell smoothing (Witten and Bell 1991)."""
     (ids, learn, first), (held, asked, held_first) = _tokens(train), _tokens(evaluation)
     size = int(max(ids.max(), held.max())) + 1
-    unigram = _unigram(ids[learn], size)
-    pairs = (ids[:-1] * size + ids[1:])[learn[1:] & ~first[1:]]
-    kinds, counts = np.unique(pairs, return_counts=True)
-    followers = np.bincount(kinds // size, minlength=size)  # distinct tokens seen after each
-    seen = np.bincount(kinds // size, weights=counts, minlength=size)
-    wanted = (held[:-1] * size + held[1:])[asked[1:] & ~held_first[1:]]
-    at = np.minimum(np.searchsorted(kinds, wanted), len(kinds) - 1)
-    count = np.where(kinds[at] == wanted, counts[at], 0)
-    before, after = wanted // size, wanted % size
+    unigram = (np.bincount(ids[learn], minlength=size) + 1.0) / (learn.sum() + size)
+    learned, wanted = learn[1:] & ~first[1:], asked[1:] & ~held_first[1:]
+    pairs = ids[:-1][learned], ids[1:][learned]
+    counts = coo_array((np.ones(len(pairs[0])), pairs), (size, size)).tocsr()
+    followers, seen = np.diff(counts.indptr), counts.sum(axis=1)  # distinct tokens after each, and all of them
+    before, after = held[:-1][wanted], held[1:][wanted]
     share = seen[before] + followers[before]
-    known = (count + followers[before] * unigram[after]) / np.maximum(share, 1)
-    return float(-np.log(np.where(share > 0, known, unigram[after])).mean())
+    known = (counts[before, after] + followers[before] * unigram[after]) / np.maximum(share, 1)
+    bigram = np.where(share > 0, known, unigram[after])
+    return float(-np.log(unigram[held[asked]]).mean()), float(-np.log(bigram).mean())
 
 
 def likest_sentence(question: str, context: str) -> str:
-    """The sentence of `context` that shares most words with `question` (in Chinese, characters); the first of equals."""
+    """The sentence of `context` that shares most words (in Chinese, characters) with `question`; the first of them."""
     from llmkit.evaluation.squad import tokens
 
     asked = set(tokens(question))

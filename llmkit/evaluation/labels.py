@@ -1,4 +1,4 @@
-"""What a classifier's label may be: one of a few, several of many, or a number. Its loss, its answers, what they are worth.
+"""What a classifier's label may be: one of a few, several of many, or a number. Its loss, answers, what they are worth.
 
 Targets are (rows,), of several labels (rows, labels); logits and probabilities (rows, labels), of a number (rows, 1).
 """
@@ -24,8 +24,6 @@ from llmkit.task import is_number
 if TYPE_CHECKING:
     from llmkit.tasks.text_classification import TextClassification
 
-TFIDF = "tfidf + logistic regression"
-
 
 class One:
     """One label a row: cross entropy. The likeliest is given; of two with a threshold, what the threshold says."""
@@ -38,8 +36,7 @@ class One:
         self.task, self.names = task, task.labels
 
     def learn(self, found: Sequence[Any]) -> dict[str, Any]:
-        """What the training rows teach the task: `labels`, and the knobs that are numbers by label. Raises RecipeError."""
-        self.refuse_idle()
+        """What the training rows teach the task: `labels`, and knobs that are numbers by label. Raises RecipeError."""
         counts = self.counts(found)
         numbers = {name: float(name) for name in counts if is_number(name)}
         names = self.names or tuple(sorted(counts, key=lambda n: (n not in numbers, numbers.get(n, 0), n)))
@@ -55,10 +52,6 @@ class One:
             "class_weights": _by_label("task.class_weights", weights, names, math.inf),
             "threshold": _by_label("task.threshold", threshold, names, 1),
         }
-
-    def refuse_idle(self) -> None:
-        given = {knob: value for knob in self.idle if (value := getattr(self.task, knob))}
-        raise_faults([f"task.{k}: {v!r} is not for {self.task.problem_type}; leave it out" for k, v in given.items()])
 
     def counts(self, found: Sequence[Any]) -> Counter[str]:
         return Counter(found)
@@ -96,28 +89,29 @@ class One:
         weights = self.class_weights(targets.float())
         return targets.new_tensor(len(targets)) if weights is None else weights[targets].sum()
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return softmax(logits.astype(float), axis=-1)
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """The index of the label given to each row: (rows,)."""
+    def decide(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The index of the label given to each row, and its probability: two (rows,)."""
+        probabilities = softmax(logits.astype(float), axis=-1)
+        said = probabilities.argmax(-1)
         for name, least in self.fitted_threshold.items():
             at = self.names.index(name)
-            return np.where(probabilities[:, at] >= least, at, 1 - at)
-        return probabilities.argmax(-1)
+            said = np.where(probabilities[:, at] >= least, at, 1 - at)
+        return said, probabilities[np.arange(len(said)), said]
 
     def nats(self, targets: np.ndarray, logits: np.ndarray) -> float:
         return metrics.cross_entropy(logits, targets)
 
+    def worth(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
+        """The metrics of answers alone, the first among them."""
+        return metrics.Classification().compute(predictions=said, references=targets)
+
     def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        probabilities = self.probabilities(logits)
-        said = self.decide(probabilities)
-        ece = metrics.calibration_error(probabilities[np.arange(len(said)), said], said == targets)
-        scores = metrics.Classification().compute(predictions=said, references=targets)
-        return {**scores, "ece": ece, "loss": self.nats(targets, logits)}
+        said, sure = self.decide(logits)
+        ece = metrics.calibration_error(sure.ravel(), (said == targets).ravel())
+        return {**self.worth(targets, said), "ece": ece, "loss": self.nats(targets, logits)}
 
     def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-        said = self.decide(self.probabilities(logits))
+        said, _ = self.decide(logits)
         met = Counter((self.names[i], self.names[j]) for i, j in zip(targets, said, strict=True))
         confusion = {true: {name: met[true, name] for name in self.names if met[true, name]} for true in self.names}
         return {"report": self.report(targets, said), "confusion": confusion}
@@ -128,17 +122,17 @@ class One:
         return {name: dict(zip(("precision", "recall", "f1", "support"), row, strict=True)) for name, *row in rows}
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
-        probabilities = self.probabilities(logits)
-        said = self.decide(probabilities).tolist()
-        return [{"label": self.names[i], "score": float(p[i])} for i, p in zip(said, probabilities, strict=True)]
+        pairs = zip(*(each.tolist() for each in self.decide(logits)), strict=True)
+        return [{"label": self.names[i], "score": p} for i, p in pairs]
 
-    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
-        """The name of an answer that is always the same, and its value in the first metric."""
-        return "majority", baselines.majority_accuracy(known, targets)
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        """What an answer that is always the same is worth, in the first metric."""
+        return {"majority": baselines.majority_accuracy(known, targets)}
 
-    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> dict[str, float]:
         """The same of a simple model, of the targets `known` in training."""
-        return TFIDF, float((baselines.tfidf_answers(rows["train"], rows["evaluation"], known) == targets).mean())
+        said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
+        return {"tfidf + logistic regression": self.worth(targets, said)[self.metrics[0]]}
 
 
 class Several(One):
@@ -167,47 +161,29 @@ class Several(One):
     def weight(self, targets: torch.Tensor) -> torch.Tensor:
         return targets.new_tensor(targets.numel())
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        return expit(logits.astype(float))
-
-    def decide(self, probabilities: np.ndarray) -> np.ndarray:
-        """Whether each label is given: (rows, labels)."""
-        given = self.fitted_threshold
-        return probabilities >= [given.get(name, 0.5) for name in self.names]
+    def decide(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each label is given, and the probability of that: two (rows, labels)."""
+        probabilities = expit(logits.astype(float))
+        said = probabilities >= [self.fitted_threshold.get(name, 0.5) for name in self.names]
+        return said, np.where(said, probabilities, 1 - probabilities)
 
     def nats(self, targets: np.ndarray, logits: np.ndarray) -> float:
         return float((np.logaddexp(0, logits) - targets * logits).mean())
 
-    def score(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        probabilities = self.probabilities(logits)
-        said = self.decide(probabilities)
-        right, sure = said == targets, np.where(said, probabilities, 1 - probabilities)
-        return {
-            **self.f1(targets, said),
-            "subset_accuracy": float(right.all(-1).mean()),
-            "ece": metrics.calibration_error(sure.ravel(), right.ravel()),
-            "loss": self.nats(targets, logits),
-        }
-
-    def f1(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
-        return metrics.f1_scores(*(x.sum(0) for x in (targets * said, said, targets)))
+    def worth(self, targets: np.ndarray, said: np.ndarray) -> dict[str, float]:
+        f1 = metrics.f1_scores(*(x.sum(0) for x in (targets * said, said, targets)))
+        return {**f1, "subset_accuracy": float((said == targets).all(-1).mean())}
 
     def details(self, targets: np.ndarray, logits: np.ndarray) -> dict[str, Any]:
-        return {"report": self.report(targets, self.decide(self.probabilities(logits)))}
+        return {"report": self.report(targets, self.decide(logits)[0])}
 
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
-        probabilities = self.probabilities(logits)
-        found = [np.flatnonzero(given) for given in self.decide(probabilities)]
-        pairs = zip(found, probabilities, strict=True)
-        return [{"labels": [self.names[i] for i in at], "scores": p[at].tolist()} for at, p in pairs]
+        found = [(np.flatnonzero(said), sure) for said, sure in zip(*self.decide(logits), strict=True)]
+        return [{"labels": [self.names[i] for i in at], "scores": sure[at].tolist()} for at, sure in found]
 
-    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
         constant = np.tile(baselines.commonest_labels(known), (len(targets), 1))
-        return "commonest labels", self.f1(targets, constant)["f1_micro"]
-
-    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
-        said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
-        return TFIDF, self.f1(targets, said)["f1_micro"]
+        return {"commonest labels": self.worth(targets, constant)["f1_micro"]}
 
 
 class Number(One):
@@ -217,7 +193,6 @@ class Number(One):
     idle = ("labels", "class_weights", "label_smoothing", "threshold", "calibrate")
 
     def learn(self, found: Sequence[Any]) -> dict[str, Any]:
-        self.refuse_idle()
         return {}
 
     def foreign(self, found: Sequence[Any]) -> list[str]:
@@ -242,15 +217,15 @@ class Number(One):
     def answers(self, logits: np.ndarray) -> list[dict[str, Any]]:
         return [{"score": float(x)} for x in logits[:, 0]]
 
-    def floor(self, known: np.ndarray, targets: np.ndarray) -> tuple[str, float]:
-        return "mean", self.score(targets, np.full((len(targets), 1), known.mean()))["spearman"]
+    def floor(self, known: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        return {"mean": 0.0}  # no constant is correlated with anything
 
-    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> tuple[str, float]:
+    def reference(self, known: np.ndarray, targets: np.ndarray, rows: Any) -> dict[str, float]:
         if self.task.pairs:
             held = {**rows["evaluation"][:], "score": targets}
-            return "tfidf cosine", retrieval.tfidf_spearman(self.task.texts(rows["train"]), held)
+            return {"tfidf cosine": retrieval.tfidf_spearman(self.task.texts(rows["train"]), held)}
         said = baselines.tfidf_answers(rows["train"], rows["evaluation"], known)
-        return "tfidf + ridge regression", self.score(targets, said[:, None])["spearman"]
+        return {"tfidf + ridge regression": self.score(targets, said[:, None])["spearman"]}
 
 
 def calibrate(model: Any, kind: One, targets: np.ndarray, logits: np.ndarray) -> None:

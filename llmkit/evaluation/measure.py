@@ -45,14 +45,9 @@ def measure(
     length = max_length or min(limit or task.default_max_length, task.default_max_length)
     features = preparation.prepare(task, {"test": rows}, loaded.tokenizer, length, packed=False)
     with tempfile.TemporaryDirectory() as folder:
-        args = TrainingArguments(
-            output_dir=folder,
-            per_device_eval_batch_size=batch_size,
-            use_cpu=loaded.model.device.type == "cpu",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            log_level="error",
-        )
+        quiet: dict[str, Any] = {"remove_unused_columns": False, "disable_tqdm": True, "log_level": "error"}
+        cpu = loaded.model.device.type == "cpu"
+        args = TrainingArguments(output_dir=folder, per_device_eval_batch_size=batch_size, use_cpu=cpu, **quiet)
         if task.annotations:
             untrained = _before_training(path, loaded)
             features = annotation.annotate(task, features, untrained, loaded.tokenizer, "padded", args)

@@ -13,8 +13,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 CJK = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])")
 """Characters that are words of their own: ideographs and kana."""
 
@@ -49,15 +47,3 @@ def _f1(said: list[str], truth: list[str]) -> float:
         return float(said == truth)
     same = sum((Counter(said) & Counter(truth)).values())
     return 2 * same / (len(said) + len(truth))
-
-
-def best_threshold(margins: np.ndarray, scores: np.ndarray, answerable: np.ndarray) -> tuple[float, float]:
-    """`(threshold, mean score)`: by which `margin` of the empty answer over the best other a question had best be left
-    unanswered (find_best_thresh of evaluate-v2.0.py). `scores` are those of answering; each (questions,)."""
-    order = np.argsort(margins, kind="stable")
-    gained = np.where(answerable, scores, -1.0)[order].cumsum() + (~answerable).sum()
-    best = int(gained.argmax())
-    unanswered = float((~answerable).mean())
-    if gained[best] / len(gained) <= unanswered:
-        return float(margins.min()) - 1.0, unanswered
-    return float(margins[order][best]), float(gained[best] / len(gained))

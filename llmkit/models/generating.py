@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmkit.errors import raise_faults, suggest
+from llmkit.errors import RecipeError, raise_faults, suggest
 
 MAX_NEW_TOKENS = 128
 """Where nothing is said; a checkpoint's own `max_length` is often the 20 that some script left there."""
@@ -34,10 +34,8 @@ def set_up(model: Any, given: Mapping[str, Any]) -> None:
     places = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 10**9
     wanted = {"max_new_tokens": min(MAX_NEW_TOKENS, places), "max_length": None, **given}
     model.generation_config.update(**wanted)
-    if wanted["max_new_tokens"] > places:
-        raise_faults(
-            [f"task.generation.max_new_tokens: {wanted['max_new_tokens']} is more than the model's {places} positions"]
-        )
+    if (tokens := wanted["max_new_tokens"]) > places:
+        raise RecipeError(f"task.generation.max_new_tokens: {tokens} is more than the model's {places} positions")
     raise_faults(_contradictions(model.generation_config) if given else [])
 
 

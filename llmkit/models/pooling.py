@@ -1,4 +1,4 @@
-"""What sentence-transformers (2 and later) keeps beside a model: how its tokens become one vector, and how many are read."""
+"""What sentence-transformers (from 2 on) keeps beside a model: how tokens become one vector, and how many are read."""
 
 from __future__ import annotations
 

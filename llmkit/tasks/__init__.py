@@ -9,16 +9,16 @@ from pathlib import Path
 
 from llmkit.errors import RecipeError, suggest
 from llmkit.task import Task
-from llmkit.tasks.causal_lm import CausalLM
-from llmkit.tasks.masked_lm import MaskedLM
-from llmkit.tasks.preference import Preference
-from llmkit.tasks.question_answering import QuestionAnswering
-from llmkit.tasks.reward_model import RewardModel
-from llmkit.tasks.semantic_roles import SemanticRoles
-from llmkit.tasks.sentence_embedding import SentenceEmbedding
-from llmkit.tasks.seq2seq import Seq2Seq
-from llmkit.tasks.text_classification import TextClassification
-from llmkit.tasks.token_classification import TokenClassification
+from llmkit.tasks.causal_lm import CausalLM as CausalLM
+from llmkit.tasks.masked_lm import MaskedLM as MaskedLM
+from llmkit.tasks.preference import Preference as Preference
+from llmkit.tasks.question_answering import QuestionAnswering as QuestionAnswering
+from llmkit.tasks.reward_model import RewardModel as RewardModel
+from llmkit.tasks.semantic_roles import SemanticRoles as SemanticRoles
+from llmkit.tasks.sentence_embedding import SentenceEmbedding as SentenceEmbedding
+from llmkit.tasks.seq2seq import Seq2Seq as Seq2Seq
+from llmkit.tasks.text_classification import TextClassification as TextClassification
+from llmkit.tasks.token_classification import TokenClassification as TokenClassification
 
 TASKS: tuple[type[Task], ...] = (
     CausalLM,
@@ -33,25 +33,12 @@ TASKS: tuple[type[Task], ...] = (
     RewardModel,
 )
 
-__all__ = [
-    "TASKS",
-    "CausalLM",
-    "MaskedLM",
-    "Preference",
-    "QuestionAnswering",
-    "RewardModel",
-    "SemanticRoles",
-    "SentenceEmbedding",
-    "Seq2Seq",
-    "TextClassification",
-    "TokenClassification",
-    "find_task",
-]
+__all__ = ["TASKS", "find_task", *(task.__name__ for task in TASKS)]
 
 
 def find_task(name: str, distrusted: Path | None = None) -> type[Task]:
-    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError, also for a
-    module that lies in the folder `distrusted`: a downloaded model brings no code to run."""
+    """The task called `name`, or the class at an import path such as `pkg.module:MyTask`. Raises RecipeError, also for
+    a module that lies in the folder `distrusted`: a downloaded model brings no code to run."""
     known = {task.name: task for task in TASKS}
     module, colon, attribute = name.partition(":")
     if not colon:

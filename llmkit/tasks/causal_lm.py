@@ -8,15 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Task, read_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, read_text, torch, valued
 
 
 @dataclass(frozen=True)
@@ -46,8 +41,8 @@ class CausalLM(Task):
     )
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
-    primary: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
+    predicts_next: ClassVar[bool] = True
     packs: ClassVar[bool] = True
     whole_documents: ClassVar[bool] = True
     tokenizer_style: ClassVar[str] = "gpt2"
@@ -60,14 +55,13 @@ class CausalLM(Task):
             return {"text": read_text(row, "text")}
         if row.get("messages") is not None:
             return {"messages": conversations.read_turns(row["messages"])}
-        if row.get("instruction") is not None:
-            more = row.get("input")
-            asked = read_text(row, "instruction") + (f"\n\n{more}" if isinstance(more, str) and more.strip() else "")
-            answer = read_text(row, "output")
-        else:
-            if all(row.get(c) is None for c in ("prompt", "response")):
+        more, columns = row.get("input"), ("instruction", "output")
+        if row.get("instruction") is None:
+            more, columns = None, ("prompt", "response")
+            if all(row.get(c) is None for c in columns):
                 raise ValueError("no 'text'" if "text" in row else "neither text nor a conversation")
-            asked, answer = read_text(row, "prompt"), read_text(row, "response")
+        asked, answer = (read_text(row, c) for c in columns)
+        asked += f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
         return {"messages": [{"role": "user", "content": asked}, conversations.said(answer)]}
 
     def fit(self, rows: Dataset) -> Self:
@@ -89,43 +83,32 @@ class CausalLM(Task):
         from llmkit.data.packing import chunks
 
         if any(rows.get("messages", ())) and not tokenizer.chat_template:
-            raise RecipeError(
-                "conversations: this model's tokenizer has no chat template; train it on conversations first"
-            )
-        columns: dict[str, list[Any]] = {"input_ids": [], "row": []}
-        if self.chat:
-            columns["learn"] = []  # 1 where a token is trained on
-        for row, (ids, learn) in enumerate(self._documents(rows, tokenizer)):
-            if len(ids) < 2:
-                continue
-            for piece, part in zip(chunks(ids, max_length), chunks(learn, max_length), strict=True):
-                if any(part[1:]):
-                    columns["input_ids"].append(piece)
-                    columns["row"].append(row)
-                    if self.chat:
-                        columns["learn"].append(part)
-        return columns
+            fix = "train it on conversations first"
+            raise RecipeError(f"conversations: this model's tokenizer has no chat template; {fix}")
+        found = [
+            (row, ids, learn)
+            for row, document in enumerate(self._documents(rows, tokenizer))
+            for ids, learn in zip(*(chunks(part, max_length) for part in document), strict=True)
+            if any(learn[1:])
+        ]
+        columns = {"row": [row for row, _, _ in found], "input_ids": [ids for _, ids, _ in found]}
+        return {**columns, "learn": [learn for _, _, learn in found]} if self.chat else columns
 
     def _documents(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
-        """The ids of each row, and which of them are trained on."""
+        """The ids of each row, and 1 for those that are trained on."""
         from llmkit.data.conversations import encode_learning
 
-        size = len(next(iter(rows.values())))
-        texts = rows.get("text", [None] * size)
-        plain = [t for t in texts if t is not None]
-        encoded = iter(tokenizer(plain, return_attention_mask=False, verbose=False)["input_ids"] if plain else [])
-        eos = tokenizer.eos_token_id
-        for i, text in enumerate(texts):
-            if text is None:
+        texts = rows["text"] if "text" in rows else [None] * len(rows["messages"])
+        encoded = tokenizer([text or "" for text in texts], return_attention_mask=False, verbose=False)["input_ids"]
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        for i, ids in enumerate(encoded):
+            if texts[i] is None:
                 yield encode_learning(rows["messages"][i], tokenizer)
-                continue
-            ids = next(encoded)
-            ids = ids if eos is None or ids[-1:] == [eos] else [*ids, eos]
-            yield ids, [1] * len(ids)
+            else:
+                ids = ids if ids[-1:] == end else [*ids, *end]
+                yield ids, [1] * len(ids)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        import torch
-
         from llmkit.data import collation
 
         batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=True)
@@ -135,39 +118,11 @@ class CausalLM(Task):
             labels = torch.where(collation.pad([f["learn"] for f in features], 0) == 1, labels, collation.IGNORED)
         return {**batch, "labels": labels}
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs, nll = self._nll(model, batch, self.label_smoothing)
-        return nll.sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return (batch["labels"] != -100).sum()
-
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[summed negative log-likelihood in nats, predicted tokens]` of each row: (rows, 2)."""
-        import torch
-
-        _, nll = self._nll(model, batch, 0.0)
-        return torch.stack([nll.sum(-1), (batch["labels"] != -100).sum(-1)], dim=-1)
-
-    def _nll(self, model: Any, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
-        """Nats of each predicted token, 0 elsewhere, in fp32: (rows, longest - 1)."""
-        import torch.nn.functional as F
-
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        logits, labels = outputs.logits[:, :-1].float(), batch["labels"][:, 1:]
-        nll = F.cross_entropy(
-            logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none", label_smoothing=label_smoothing
-        )
-        return outputs, nll.view_as(labels)
-
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[nats, tokens, bytes]` of each row of features; the text's bytes are shared out by tokens."""
-        import numpy as np
-
-        said = (
-            m["content"] for row in rows if not row.get("text") for m in row["messages"] if m["role"] == "assistant"
-        )
-        size = sum(len(row["text"].encode()) for row in rows if row.get("text")) + sum(len(t.encode()) for t in said)
+        turns = (turn for row in rows if not row.get("text") for turn in row["messages"])
+        said = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        size = sum(len(text.encode()) for text in [*said, *(row["text"] for row in rows if row.get("text"))])
         tokens = outputs[:, 1].astype(np.float64)
         return np.column_stack([outputs, size * tokens / tokens.sum()])
 
@@ -176,15 +131,11 @@ class CausalLM(Task):
 
         return language_model(examples)
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        from llmkit.evaluation.baselines import bigram_loss, unigram_loss
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
+        from llmkit.evaluation.baselines import ngram_losses
 
-        return {
-            "unigram": {"value": unigram_loss(train, evaluation), "kind": "floor"},
-            "bigram": {"value": bigram_loss(train, evaluation), "kind": "reference"},
-        }
+        unigram, bigram = ngram_losses(train, evaluation)
+        return valued(floor={"unigram": unigram}, reference={"bigram": bigram})
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         if row.get("messages"):

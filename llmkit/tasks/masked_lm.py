@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Task
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, torch, valued
 
 
 @dataclass(frozen=True)
@@ -32,26 +27,25 @@ class MaskedLM(Task):
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("content", "story", "document", "body")}
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
-    primary: ClassVar[str] = "loss"
     higher_is_better: ClassVar[bool] = False
     packs: ClassVar[bool] = True
     whole_documents: ClassVar[bool] = True
 
     def fit(self, rows: Dataset) -> Self:
-        raise_faults(
-            [f"task.mask_probability: {self.mask_probability:g} is not between 0 and 1"]
-            * (not 0 < self.mask_probability <= 1)
-            + [f"task.mask_seed: {self.mask_seed} is below 0"] * (self.mask_seed < 0)
-        )
+        faults = []
+        if not 0 < self.mask_probability <= 1:
+            faults.append(f"task.mask_probability: {self.mask_probability:g} is not between 0 and 1")
+        if self.mask_seed < 0:
+            faults.append(f"task.mask_seed: {self.mask_seed} is below 0")
+        raise_faults(faults)
         return self
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        encoded = tokenizer(list(rows["text"]), add_special_tokens=False, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
         room = max_length - 2
         if room < 1:
             raise RecipeError(f"data.max_length: {max_length} leaves no room between [CLS] and [SEP]; at least 3")
+        plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        encoded = tokenizer(list(rows["text"]), **plain)["input_ids"]
         pieces = [(r, ids[i : i + room]) for r, ids in enumerate(encoded) for i in range(0, len(ids), room)]
         first, last = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
         return {"input_ids": [first + ids + last for _, ids in pieces], "row": [r for r, _ in pieces]}
@@ -59,97 +53,50 @@ class MaskedLM(Task):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         from llmkit.data import collation
 
-        masked, labels = zip(*(self._mask(f, tokenizer) for f in features), strict=True)
-        shown = [{**f, "input_ids": ids} for f, ids in zip(features, masked, strict=True)]
-        batch = collation.tokens(shown, tokenizer.pad_token_id, layout, causal=False)
-        return {**batch, "labels": collation.pad(labels, collation.IGNORED)}
+        masked = [{**f, **self._mask(f, tokenizer)} for f in features]
+        return collation.tokens(masked, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
 
-    def _mask(self, feature: dict[str, Any], tokenizer: Any) -> tuple[np.ndarray, np.ndarray]:
-        """`(what the model sees, what it must say)` of one row; at least one token of a row is hidden."""
-        import numpy as np
-
+    def _mask(self, feature: dict[str, Any], tokenizer: Any) -> dict[str, np.ndarray]:
+        """`input_ids` as the model sees them, and what it must say; at least one token of a row is hidden."""
         ids = np.asarray(feature["input_ids"], dtype=np.int64)
         random = np.random.default_rng((self.mask_seed, feature["epoch"], abs(feature["row"])))
-        draw, kind, other = (
-            random.random(len(ids)),
-            random.random(len(ids)),
-            random.integers(0, len(tokenizer), len(ids)),
-        )
+        draw, kind = random.random(len(ids)), random.random(len(ids))
+        other = random.integers(0, len(tokenizer), len(ids))
         may = ~np.isin(ids, tokenizer.all_special_ids)
         chosen = may & (draw < self.mask_probability)
         if may.any() and not chosen.any():
             chosen[np.argmin(np.where(may, draw, 2.0))] = True
         seen = np.where(chosen & (kind < 0.8), tokenizer.mask_token_id, np.where(chosen & (kind >= 0.9), other, ids))
-        return seen, np.where(chosen, ids, -100)
-
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs, nll = self._nll(model, batch)
-        return nll.sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return (batch["labels"] != -100).sum()
-
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[summed negative log-likelihood in nats, predicted tokens]` of each row: (rows, 2)."""
-        import torch
-
-        _, nll = self._nll(model, batch)
-        return torch.stack([nll.sum(-1), (batch["labels"] != -100).sum(-1)], dim=-1)
-
-    def _nll(self, model: Any, batch: Batch) -> tuple[Any, torch.Tensor]:
-        import torch.nn.functional as F
-
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        nll = F.cross_entropy(
-            outputs.logits.float().flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, reduction="none"
-        )
-        return outputs, nll.view_as(batch["labels"])
-
-    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        return outputs
+        return {"input_ids": seen, "labels": np.where(chosen, ids, -100)}
 
     def score(self, examples: np.ndarray) -> dict[str, float]:
         from llmkit.evaluation.metrics import language_model
 
         return language_model(examples)
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        from llmkit.evaluation.baselines import unigram_loss
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
+        from llmkit.evaluation.baselines import ngram_losses
 
-        return {"unigram": {"value": unigram_loss(train, evaluation), "kind": "floor"}}
+        return valued(floor={"unigram": ngram_losses(train, evaluation)[0]})
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Fill each text's mask tokens: the best five for every one, with their probabilities."""
-        import torch
-
         from llmkit.models.loading import positions
 
         mask, answers = tokenizer.mask_token, []
+        limit = positions(model.config, tokenizer)
         for text in inputs:
-            encoded = tokenizer(
-                text.replace("[MASK]", mask),
-                return_tensors="pt",
-                truncation=True,
-                max_length=positions(model.config, tokenizer),
-            ).to(model.device)
+            given = text.replace("[MASK]", mask)
+            encoded = tokenizer(given, return_tensors="pt", truncation=True, max_length=limit).to(model.device)
             with torch.no_grad():
-                logits = model(**encoded).logits[0]
-            places = (encoded["input_ids"][0] == tokenizer.mask_token_id).nonzero().flatten().tolist()
-            if not places:
-                answers.append({"text": text, "fills": [], "note": f"no {mask} in the text to fill"})
-                continue
-            fills = []
-            for place in places:
-                best = logits[place].float().softmax(-1).topk(5)
-                fills.append(
-                    [
-                        {"token": tokenizer.decode([i]).strip(), "score": p}
-                        for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-                    ]
-                )
-            answers.append({"text": text, "fills": fills})
+                logits = model(**encoded).logits
+            best = logits[encoded["input_ids"] == tokenizer.mask_token_id].float().softmax(-1).topk(5)
+            fills = [
+                [{"token": tokenizer.decode([i]).strip(), "score": p} for p, i in zip(*place, strict=True)]
+                for place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            ]
+            note = {} if fills else {"note": f"no {mask} in the text to fill"}
+            answers.append({"text": text, "fills": fills, **note})
         return answers
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:

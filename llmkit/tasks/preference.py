@@ -4,19 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Task
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, F, Task, np, torch, valued
 
 
 @dataclass(frozen=True)
-class Preference(Task):
+class Pairs(Task):
+    """What learns from pairs of answers to give each a reward, the chosen one's the higher."""
+
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "prompt": ("conversations", "messages", "question", "query"),
+        "chosen": (),
+        "rejected": (),
+    }
+    formats: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
+    document: ClassVar[str | None] = "prompt"
+    default_max_length: ClassVar[int] = 1024
+
+    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        from llmkit.data import pairs
+
+        return pairs.read_row(row)
+
+    def texts(self, rows: Dataset) -> Iterator[str]:
+        from llmkit.data import pairs
+
+        return pairs.texts(rows)
+
+    def rewards(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """Those of all chosen answers, then of all rejected ones, (2, rows), and the model's outputs."""
+        raise NotImplementedError
+
+    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        from llmkit.data import pairs
+
+        (chosen, rejected), outputs = self.rewards(model, batch)
+        return pairs.log_loss(chosen - rejected, getattr(self, "label_smoothing", 0.0)).sum(), outputs
+
+    def weight(self, batch: Batch) -> torch.Tensor:
+        return torch.tensor(len(batch["input_ids"]) // 2)
+
+    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
+        """The rewards of the chosen and of the rejected answer: (rows, 2)."""
+        return self.rewards(model, batch)[0].T
+
+    def score(self, examples: np.ndarray) -> dict[str, float]:
+        from llmkit.evaluation.metrics import preferences
+
+        return preferences(examples[:, 0] - examples[:, 1], getattr(self, "label_smoothing", 0.0))
+
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
+        from llmkit.evaluation.metrics import preferences
+
+        longer = np.array([len(row["chosen"]) - len(row["rejected"]) for row in rows["evaluation"]])
+        return valued(floor={"coin": 0.5}, reference={"longer answer": preferences(longer)["accuracy"]})
+
+
+@dataclass(frozen=True)
+class Preference(Pairs):
     """DPO (Rafailov et al. 2023): the reward of an answer is `beta` times how much likelier it has become than it was
     to the untrained model, whose log-probabilities are computed once and kept with the rows.
 
@@ -31,25 +78,12 @@ class Preference(Task):
     """the share of pairs that may be the wrong way round (conservative DPO)"""
 
     name: ClassVar[str] = "preference"
-    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompt": ("conversations", "messages", "question", "query"),
-        "chosen": (),
-        "rejected": (),
-    }
-    formats: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
-    document: ClassVar[str | None] = "prompt"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "kl", "loss")
-    primary: ClassVar[str] = "accuracy"
+    aside: ClassVar[tuple[str, ...]] = ("labels", "reference")
     annotations: ClassVar[tuple[str, ...]] = ("reference",)
     tokenizer_style: ClassVar[str] = "gpt2"
     can_generate: ClassVar[bool] = True
-    default_max_length: ClassVar[int] = 1024
-
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        from llmkit.data import pairs
-
-        return pairs.read_row(row)
 
     def fit(self, rows: Dataset) -> Self:
         if self.beta <= 0:
@@ -58,19 +92,14 @@ class Preference(Task):
             raise RecipeError(f"task.label_smoothing: {self.label_smoothing} is not from 0 to below 0.5; 0.1 is usual")
         return self
 
-    def texts(self, rows: Dataset) -> Iterator[str]:
-        from llmkit.data import pairs
-
-        return pairs.texts(rows)
-
     def ready_tokenizer(self, tokenizer: Any) -> None:
         from llmkit.data.conversations import PLAIN_TEMPLATE
 
         tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids`: prompt and chosen answer and, behind them, prompt and rejected answer; `chosen`: the length of the
-        first two; `prompt`: that of the prompt."""
+        """`input_ids`: prompt and chosen answer and, behind them, prompt and rejected answer; `chosen`: the length of
+        the first two; `prompt`: that of the prompt."""
         from llmkit.data import conversations
 
         columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "chosen", "prompt", "row", "truncated")}
@@ -90,7 +119,7 @@ class Preference(Task):
 
     def annotate(self, model: Any, batch: Batch) -> dict[str, list[Any]]:
         """`reference`: the log-probability of each token of the chosen answer, then of the rejected one."""
-        _, logps = self._logps(model, batch)
+        logps, _ = self._logps(model, batch)
         answers = batch["labels"][:, 1:] != -100
         found = [row[there].tolist() for row, there in zip(logps, answers, strict=True)]
         half = len(found) // 2
@@ -99,8 +128,6 @@ class Preference(Task):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         """All sequences that were chosen, then all that were rejected; `labels` and `reference` (rows * 2, longest) are
         of the answers' tokens alone."""
-        import torch
-
         from llmkit.data import collation, pairs
 
         sequences = pairs.halves(features, ("input_ids",))
@@ -109,66 +136,36 @@ class Preference(Task):
         batch = collation.tokens(sequences, tokenizer.pad_token_id, "padded", causal=True)
         batch["labels"] = collation.pad(labels, collation.IGNORED)
         if "reference" in features[0]:
-            ends = [f["chosen"] - f["prompt"] for f in features]
-            known = [p for f, end in zip(features, ends, strict=True) for p in f["reference"][:end]]
-            known += [p for f, end in zip(features, ends, strict=True) for p in f["reference"][end:]]
+            answers = [(f["reference"], f["chosen"] - f["prompt"]) for f in features]
+            known = [p for both, end in answers for p in both[:end]] + [p for both, end in answers for p in both[end:]]
             batch["reference"] = torch.zeros(batch["labels"].shape)
             batch["reference"][batch["labels"] != collation.IGNORED] = torch.tensor(known)
         return batch
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        from llmkit.data import pairs
-
-        outputs, moved = self._moved(model, batch)
-        chosen, rejected = (self.beta * moved.sum(-1)).chunk(2)
-        return pairs.log_loss(chosen - rejected, self.label_smoothing).sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        import torch
-
-        return torch.tensor(len(batch["labels"]) // 2)
+    def rewards(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        moved, outputs = self._moved(model, batch)
+        return self.beta * moved.sum(-1), outputs
 
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
         """`[reward of the chosen, of the rejected, summed exp(d) - 1 - d, tokens]`: (rows, 4)."""
-        import torch
+        moved, _ = self._moved(model, batch)
+        tokens = (batch["labels"] != -100).unflatten(0, (2, -1)).sum((0, 2))
+        return torch.stack([*self.beta * moved.sum(-1), (torch.expm1(moved) - moved).sum((0, 2)), tokens], dim=-1)
 
-        _, moved = self._moved(model, batch)
-        chosen, rejected = (self.beta * moved.sum(-1)).chunk(2)
-        distance = (torch.expm1(moved) - moved).sum(-1).view(2, -1).sum(0)
-        tokens = (batch["labels"] != -100).sum(-1).view(2, -1).sum(0)
-        return torch.stack([chosen, rejected, distance, tokens], dim=-1)
+    def _moved(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """How much likelier each token of the answers is than it was, in nats, 0 elsewhere: (2, rows, longest - 1)."""
+        logps, outputs = self._logps(model, batch)
+        return (logps - batch["reference"][:, 1:]).unflatten(0, (2, -1)), outputs
 
-    def _moved(self, model: Any, batch: Batch) -> tuple[Any, torch.Tensor]:
-        """How much likelier each token of the answers is than it was, in nats, 0 elsewhere: (rows * 2, longest - 1)."""
-        outputs, logps = self._logps(model, batch)
-        return outputs, logps - batch["reference"][:, 1:]
-
-    def _logps(self, model: Any, batch: Batch) -> tuple[Any, torch.Tensor]:
+    def _logps(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The log-probability of each token of the answers, 0 elsewhere, in fp32: (rows * 2, longest - 1)."""
-        import torch
-        import torch.nn.functional as F
-
-        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        labels = batch["labels"][:, 1:]
+        outputs, labels = self.forward(model, batch), batch["labels"][:, 1:]
         answers = labels != -100  # few of all tokens: only they are turned into probabilities
         nll = F.cross_entropy(outputs.logits[:, :-1][answers].float(), labels[answers], reduction="none")
-        return outputs, torch.zeros(labels.shape, device=labels.device).masked_scatter(answers, -nll)
-
-    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        return outputs
+        return torch.zeros(labels.shape, device=labels.device).masked_scatter(answers, -nll), outputs
 
     def score(self, examples: np.ndarray) -> dict[str, float]:
-        from llmkit.evaluation.metrics import preferences
-
-        scores = preferences(examples[:, 0] - examples[:, 1], self.label_smoothing)
-        return {**scores, "kl": float(examples[:, 2].sum() / examples[:, 3].sum())}
-
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        from llmkit.evaluation.baselines import of_preferences
-
-        return of_preferences(rows["train"], rows["evaluation"], references)
+        return {**super().score(examples), "kl": float(examples[:, 2].sum() / examples[:, 3].sum())}
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         from llmkit.data.conversations import snippet

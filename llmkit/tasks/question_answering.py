@@ -8,18 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Task, read_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, F, Task, np, read_text, torch, valued
 
 UNKNOWN = "unknown"
-TOGETHER = 32  # windows that are answered at a time: a long context has dozens
 
 
 @dataclass(frozen=True)
@@ -61,6 +55,7 @@ class QuestionAnswering(Task):
     primary: ClassVar[str] = "f1"
     document: ClassVar[str | None] = "context"
     asks: ClassVar[tuple[str, ...]] = ("question", "context")
+    aside: ClassVar[tuple[str, ...]] = ("labels", "char_starts", "char_ends", "null")
     default_max_length: ClassVar[int] = 384
 
     def __post_init__(self) -> None:
@@ -95,31 +90,22 @@ class QuestionAnswering(Task):
         """Windows, see `data.windows`; of several true answers the first is learned."""
         from llmkit.data.windows import windows
 
-        spans = [
-            (a["answer_start"][0], a["answer_start"][0] + len(a["text"][0])) if a["text"] else None
-            for a in rows["answers"]
-        ]
+        first = [next(zip(a["answer_start"], a["text"], strict=True), None) for a in rows["answers"]]
+        spans = [answer and (answer[0], answer[0] + len(answer[1])) for answer in first]
         return windows(rows["question"], rows["context"], spans, tokenizer, max_length, self.stride)
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        import torch
-
         from llmkit.data import collation
 
-        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
-        if "token_type_ids" in features[0]:
-            batch["token_type_ids"] = collation.pad([f["token_type_ids"] for f in features], 0)
-        for name in ("char_starts", "char_ends"):
-            batch[name] = collation.pad([f[name] for f in features], -1)
+        places = {"char_starts": -1, "char_ends": -1}
+        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False, **places)
         batch["null"] = torch.tensor([f["null"] for f in features])
         return {**batch, "labels": torch.tensor([[f["start"], f["end"]] for f in features])}
 
     def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
         """The mean of start's and end's cross entropy, summed over windows. Padding is no choice: the library's own
         loss lets it be one, and what a row costs then depends on the longest of its batch."""
-        import torch.nn.functional as F
-
-        outputs, *logits = _logits(model, batch)
+        outputs, *logits = self._logits(model, batch)
         padding = batch["attention_mask"] == 0
         start, end = (
             F.cross_entropy(scores.masked_fill(padding, float("-inf")), wanted, reduction="sum")
@@ -130,13 +116,15 @@ class QuestionAnswering(Task):
     def weight(self, batch: Batch) -> torch.Tensor:
         return (batch["labels"][:, 0] != -100).sum()
 
+    def _logits(self, model: Any, batch: Batch) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """The model's outputs, and in fp32 its logits of start and end: (windows, longest)."""
+        outputs = self.forward(model, batch)
+        return outputs, outputs.start_logits.float(), outputs.end_logits.float()
+
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
         """Of each window `[score of none, log of all other spans' exp(score), scores, starts, ends]`, the last three of
         its `n_best` spans, in characters of the context: (windows, 2 + 3 n_best)."""
-        import torch
-        import torch.nn.functional as F
-
-        _, starts, ends = _logits(model, batch)
+        _, starts, ends = self._logits(model, batch)
         null = (starts + ends).gather(1, batch["null"][:, None])
         outside, longest, nothing = batch["char_starts"] < 0, self.max_answer_tokens, float("-inf")
         starts, ends = starts.masked_fill(outside, nothing), ends.masked_fill(outside, nothing)
@@ -150,12 +138,10 @@ class QuestionAnswering(Task):
         places = [batch["char_starts"].gather(1, first), batch["char_ends"].gather(1, final)]
         return torch.cat([null, rest, best.values, *places], dim=1)
 
-    def answer(self, context: str, windows: np.ndarray) -> tuple[dict[str, Any], float]:
-        """The answer that the `predict_step` of a question's windows gives, and by how much the score of no answer
-        exceeds the best one's. `score` is a probability among all spans of the context, `start` and `end` are characters
-        (None for no answer), `n_best` the best spans, and no answer where that is allowed, ranked."""
-        import numpy as np
-
+    def answer(self, context: str, windows: np.ndarray) -> dict[str, Any]:
+        """The answer that the `predict_step` of a question's windows gives. `score` is a probability among all spans of
+        the context, `start` and `end` are characters (None for no answer), `n_best` the best spans, and no answer where
+        that is allowed, ranked."""
         found: dict[tuple[int, int], float] = {}
         for score, start, end in zip(*(part.ravel() for part in np.split(windows[:, 2:], 3, axis=1)), strict=True):
             text = context[int(start) : int(end)]  # some tokenizers count the space before a word to it
@@ -173,38 +159,27 @@ class QuestionAnswering(Task):
         first = given[-1 if may_be_none and null - best > self.null_threshold else 0]
         if first["score"] < self.unknown_below:
             first = {**first, "answer": UNKNOWN, "start": None, "end": None}
-        return {**first, "n_best": sorted(given, key=lambda a: -a["score"])}, null - best
+        return {**first, "n_best": sorted(given, key=lambda a: -a["score"])}
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        """`[exact match, F1, whether it has an answer, margin of no answer, F1 of the best span]` of each question."""
-        import numpy as np
-
+        """`[exact match, F1, whether it has an answer]` of each question."""
         from llmkit.evaluation import squad
 
-        row = features.with_format("numpy")["row"][:]
         examples = []
-        for question, windows in zip(rows, np.split(outputs, np.flatnonzero(np.diff(row)) + 1), strict=True):
-            answer, margin = self.answer(question["context"], windows)
-            said, truths = "" if answer["start"] is None else answer["answer"], question["answers"]["text"]
-            span = next((a["answer"] for a in answer["n_best"] if a["answer"]), "")
-            scores = squad.exact_match(said, truths), squad.f1(said, truths)
-            examples.append([*scores, bool(truths), min(margin, 1e9), squad.f1(span, truths)])
+        for question, windows in zip(rows, _by_row(outputs, features["row"][:]), strict=True):
+            answer, truths = self.answer(question["context"], windows), question["answers"]["text"]
+            said = "" if answer["start"] is None else answer["answer"]
+            examples.append([squad.exact_match(said, truths), squad.f1(said, truths), bool(truths)])
         return np.array(examples)
 
     def score(self, examples: np.ndarray) -> dict[str, float]:
         return dict(zip(self.metrics, (100 * examples[:, :2].mean(0)).tolist(), strict=True))
 
     def details(self, examples: np.ndarray) -> dict[str, Any]:
-        """Questions with and without an answer apart, and the `null_threshold` that would have served them best."""
-        from llmkit.evaluation.squad import best_threshold
-
+        """Questions with and without an answer apart."""
         has = examples[:, 2] == 1
-        if has.all():
-            return {}
-        parts = {"answerable": examples[has], "unanswerable": examples[~has]}
-        threshold, f1 = best_threshold(examples[:, 3], examples[:, 4], has)
-        found = {name: {"questions": len(part), **self.score(part)} for name, part in parts.items() if len(part)}
-        return {**found, "best_null_threshold": {"null_threshold": threshold, "f1": 100 * f1}}
+        parts = {} if has.all() else {"answerable": examples[has], "unanswerable": examples[~has]}
+        return {name: {"questions": len(part), **self.score(part)} for name, part in parts.items() if len(part)}
 
     def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: Any) -> str:
         start, end = labels.tolist()
@@ -212,42 +187,31 @@ class QuestionAnswering(Task):
             return "nothing: no window holds the whole answer"
         return f"{tokenizer.decode(ids[start : end + 1]).strip()!r} (tokens {start} to {end})"
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation import baselines, squad
 
-        def f1(kind: str, answer: Callable[[str, str], str]) -> dict[str, Any]:
+        def f1(answer: Callable[[str, str], str]) -> float:
             found = [squad.f1(answer(r["question"], r["context"]), r["answers"]["text"]) for r in rows["evaluation"]]
-            return {"value": 100 * sum(found) / len(found), "kind": kind}
+            return 100 * sum(found) / len(found)
 
-        none = {"always no answer": f1("floor", lambda question, context: "")} if self.unanswerable else {}
-        whole = {"the whole context": f1("floor", lambda question, context: context)}
-        return {**none, **whole, "the sentence most like the question": f1("reference", baselines.likest_sentence)}
+        none = {"always no answer": f1(lambda question, context: "")} if self.unanswerable else {}
+        whole = {"the whole context": f1(lambda question, context: context)}
+        likest = {"the sentence most like the question": f1(baselines.likest_sentence)}
+        return valued(floor={**none, **whole}, reference=likest)
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"answer", "start", "end", "score", "n_best"}` of each question, see `answer`."""
-        import numpy as np
-        import torch
-
         from llmkit.console import plural, say
         from llmkit.models.loading import positions
 
         rows: dict[str, list[Any]] = {name: [read_text(given, name) for given in inputs] for name in self.asks}
         rows["answers"] = [{"text": [], "answer_start": []}] * len(inputs)
         length = min(positions(model.config, tokenizer) or self.default_max_length, self.default_max_length)
-        columns = self.encode(rows, tokenizer, length)
-        if cut := sum(columns.pop("truncated")):
+        features, outputs, cut = self.steps(model, tokenizer, rows, length)
+        if cut:
             say(f"{plural(cut, 'question')} longer than half of {length} tokens: their ends are not read", "warning")
-        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        outputs = []
-        for at in range(0, len(features), TOGETHER):
-            batch = self.collate(features[at : at + TOGETHER], tokenizer, "padded")
-            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            with torch.no_grad():
-                outputs.append(self.predict_step(model, batch).cpu().numpy())
-        windows = np.split(np.concatenate(outputs), np.flatnonzero(np.diff(columns["row"])) + 1)
-        return [self.answer(context, w)[0] for context, w in zip(rows["context"], windows, strict=True)]
+        windows = _by_row(np.array(outputs), [f["row"] for f in features])
+        return [self.answer(context, w) for context, w in zip(rows["context"], windows, strict=True)]
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         said = "(no answer)" if answer["answer"] == "" else answer["answer"]
@@ -255,9 +219,7 @@ class QuestionAnswering(Task):
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         return (
-            "from transformers import AutoModelForQuestionAnswering, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-            f"model = AutoModelForQuestionAnswering.from_pretrained({folder!r}).eval()\n"
+            f"{self.loading(folder)}"
             f"question, context = {row['question'][:200]!r}, {row['context'][:600]!r}\n"
             "inputs = tokenizer(question, context, return_tensors='pt')\n"
             "outputs = model(**inputs)\n"
@@ -266,8 +228,6 @@ class QuestionAnswering(Task):
         )
 
 
-def _logits(model: Any, batch: Batch) -> tuple[Any, torch.Tensor, torch.Tensor]:
-    """The model's outputs, and in fp32 its logits of start and end: (windows, longest)."""
-    seen = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids") if k in batch}
-    outputs = model(**seen)
-    return outputs, outputs.start_logits.float(), outputs.end_logits.float()
+def _by_row(windows: np.ndarray, rows: Sequence[int]) -> list[np.ndarray]:
+    """The windows of each row together."""
+    return np.split(windows, np.flatnonzero(np.diff(rows)) + 1)

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from llmkit.task import Batch, Task
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, torch
+from llmkit.tasks.preference import Pairs
 
 
 @dataclass(frozen=True)
-class RewardModel(Task):
+class RewardModel(Pairs):
     """-log sigmoid(reward of the chosen - reward of the rejected) (Ouyang et al. 2022).
 
     A tokenizer with a chat template (a decoder's) puts prompt and answer into it; any other makes a pair of them.
     """
 
     name: ClassVar[str] = "reward-model"
-    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompt": ("conversations", "messages", "question", "query"),
-        "chosen": (),
-        "rejected": (),
-        "response": ("completion", "answer"),
-    }
-    formats: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
-    document: ClassVar[str | None] = "prompt"
+    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {**Pairs.columns, "response": ("completion", "answer")}
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "loss")
-    primary: ClassVar[str] = "accuracy"
     asks: ClassVar[tuple[str, ...]] = ("prompt", "response")
-    default_max_length: ClassVar[int] = 1024
-
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        from llmkit.data import pairs
-
-        return pairs.read_row(row)
-
-    def texts(self, rows: Dataset) -> Iterator[str]:
-        from llmkit.data import pairs
-
-        return pairs.texts(rows)
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
         from llmkit.data.conversations import PLAIN_TEMPLATE
@@ -61,9 +38,8 @@ class RewardModel(Task):
         """`input_ids` and `token_type_ids` of the chosen sequence and, behind it, the rejected one."""
         columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "token_type_ids", "chosen", "row", "truncated")}
         for row, prompt in enumerate(rows["prompt"]):
-            chosen, rejected = (
-                _encode(prompt, rows[side][row], tokenizer, max_length) for side in ("chosen", "rejected")
-            )
+            both = rows["chosen"][row], rows["rejected"][row]
+            chosen, rejected = (_encode(prompt, answer, tokenizer, max_length) for answer in both)
             if chosen["answer_cut"] or rejected["answer_cut"]:
                 continue
             for name in ("input_ids", "token_type_ids"):
@@ -75,47 +51,17 @@ class RewardModel(Task):
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         """All sequences that were chosen (label 1), then all that were rejected (0)."""
-        import torch
-
         from llmkit.data import pairs
 
         sequences = pairs.halves(features, ("input_ids", "token_type_ids"))
         return {**_tensors(sequences, tokenizer), "labels": torch.tensor([1, 0]).repeat_interleave(len(features))}
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        from llmkit.data import pairs
-
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        chosen, rejected = outputs.logits.float().squeeze(-1).chunk(2)
-        return pairs.log_loss(chosen - rejected).sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return batch["labels"].sum()
-
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The rewards of the chosen and of the rejected answer: (rows, 2)."""
-        logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits.float()
-        return logits.view(2, -1).T
-
-    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        return outputs
-
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        from llmkit.evaluation.metrics import preferences
-
-        return preferences(examples[:, 0] - examples[:, 1])
-
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        from llmkit.evaluation.baselines import of_preferences
-
-        return of_preferences(rows["train"], rows["evaluation"], references)
+    def rewards(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+        outputs = self.forward(model, batch)
+        return outputs.logits.float().view(2, -1), outputs
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"reward", "truncated"}` of each `{"prompt", "response"}`. Here an answer that does not fit is cut, too."""
-        import torch
-
         from llmkit.data.pairs import read_prompt
         from llmkit.models.loading import positions
 
@@ -185,7 +131,6 @@ def _frame(tokenizer: Any) -> tuple[tuple[list[int], list[int], list[int]], tupl
 def _tensors(sequences: Sequence[Mapping[str, list[int]]], tokenizer: Any) -> dict[str, torch.Tensor]:
     from llmkit.data import collation
 
-    batch = collation.tokens([dict(s) for s in sequences], tokenizer.pad_token_id, "padded", causal=False)
-    if "token_type_ids" in tokenizer.model_input_names:
-        batch["token_type_ids"] = collation.pad([s["token_type_ids"] for s in sequences], 0)
-    return batch
+    names = ("input_ids", "token_type_ids") if "token_type_ids" in tokenizer.model_input_names else ("input_ids",)
+    shown = [{name: s[name] for name in names} for s in sequences]
+    return collation.tokens(shown, tokenizer.pad_token_id, "padded", causal=False)

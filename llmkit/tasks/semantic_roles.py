@@ -54,9 +54,8 @@ class SemanticRoles(TokenClassification):
     def ready_tokenizer(self, tokenizer: Any) -> None:
         super().ready_tokenizer(tokenizer)
         if not (tokenizer.sep_token or tokenizer.eos_token):
-            raise RecipeError(
-                f"{type(tokenizer).__name__} has no separator (sep_token, eos_token) to mark predicates with"
-            )
+            name = type(tokenizer).__name__
+            raise RecipeError(f"{name} has no separator (sep_token, eos_token) to mark predicates with")
 
     def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """One for each predicate that a CoNLL-U file marks in a sentence."""
@@ -65,7 +64,7 @@ class SemanticRoles(TokenClassification):
         return [question for asked in rows for question in super(SemanticRoles, self).read_question(asked)]
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The same with `predicate`, the number of its word (from 0), where `given` has that or words that stand once."""
+        """The same with `predicate`, the number of its word (from 0), where `given` has it or words that stand once."""
         from llmkit.data.tagging import locate
 
         found = super().question(given)

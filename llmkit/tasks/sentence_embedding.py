@@ -11,23 +11,17 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Task, is_number, read_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, F, Task, is_number, np, read_text, torch, valued
 
 PAIRS, GRADED = ("anchor", "positive", "negative"), ("text", "text_pair")
-ASIDE = ("labels", "texts", "no_negative")  # of a batch, what the model is not given
 
 
 @dataclass(frozen=True)
 class SentenceEmbedding(Task):
-    """The last layer, pooled, at length one. A text is no negative of an anchor that it answers elsewhere in the batch."""
+    """The last layer, pooled, at length one. A text is no negative of an anchor it answers elsewhere in the batch."""
 
     pooling: str | None = None
     """mean over a text's tokens, or cls: its first (left out: as the model's folder says, else mean)"""
@@ -54,17 +48,14 @@ class SentenceEmbedding(Task):
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (PAIRS[:2], (*GRADED, "score"))
     auto_class: ClassVar[str] = "AutoModel"
     unused: ClassVar[tuple[str, ...]] = ("pooler",)
+    aside: ClassVar[tuple[str, ...]] = ("labels", "texts", "no_negative")
 
     @property
-    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[str, ...]:
         return ("spearman", "pearson") if self.graded else ("ndcg@10", "recall@10", "mrr")
 
     @property
-    def primary(self) -> str:  # type: ignore[override]
-        return self.metrics[0]
-
-    @property
-    def row_alone(self) -> bool:  # type: ignore[override]
+    def row_alone(self) -> bool:
         return self.graded
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,9 +72,8 @@ class SentenceEmbedding(Task):
         graded = "score" in rows.column_names
         if None in rows["score" if graded else "anchor"][:]:
             return [f"data.{part}: {' beside '.join(kinds.values())}; give rows of one kind"]
-        if (
-            part in ("validation", "test") and graded != self.graded
-        ):  # a saved model is measured by what rows it is given
+        held = part in ("validation", "test")  # a saved model is measured by what rows it is given
+        if held and graded != self.graded:
             return [f"data.{part}: {kinds[graded]}, where training is on {kinds[self.graded]}; give rows of one kind"]
         if graded and len(set(rows["score"])) == 1:
             return [f"data.{part}: every score is {rows[0]['score']:g}: nothing to rank"]
@@ -135,14 +125,12 @@ class SentenceEmbedding(Task):
         return columns | ({"score": list(rows["score"])} if graded else {})
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts them.
-        `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts): those
-        outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
-        import torch
-
+        """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts
+        them. `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts):
+        those outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
         from llmkit.data import collation
 
-        texts = [text for f in features for text in _texts_of(f)]
+        texts = [t.tolist() for f in features for t in np.split(f["input_ids"], np.cumsum(f["lengths"])[:-1])]
         batch = collation.tokens([{"input_ids": t} for t in texts], tokenizer.pad_token_id, "padded", causal=False)
         batch["texts"] = torch.tensor([len(f["lengths"]) for f in features])
         if "score" in features[0]:
@@ -158,9 +146,6 @@ class SentenceEmbedding(Task):
         return {**batch, "labels": first + 1, "no_negative": outside}
 
     def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        import torch
-        import torch.nn.functional as F
-
         vectors, outputs = self._vectors(model, batch)
         labels = batch["labels"]
         if self.graded:
@@ -175,15 +160,11 @@ class SentenceEmbedding(Task):
         return loss, outputs
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        import torch
-
         return torch.tensor(len(batch["labels"]))
 
-    def _vectors(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, Any]:
+    def _vectors(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
         """fp32 vectors of length one, (texts, width), and the model's outputs."""
-        import torch.nn.functional as F
-
-        outputs = model(**{k: v for k, v in batch.items() if k not in ASIDE})
+        outputs = self.forward(model, batch)
         states, mask = outputs.last_hidden_state.float(), batch["attention_mask"][..., None]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
         return F.normalize(pooled, dim=-1), outputs
@@ -196,10 +177,8 @@ class SentenceEmbedding(Task):
         return pad_sequence(vectors, batch_first=True, padding_value=-100.0)
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        """`[score, cosine]` of each scored pair; or `[nDCG@10, recall@10, reciprocal rank]` of each distinct anchor, for
-        which all positives and negatives of the part are searched."""
-        import numpy as np
-
+        """`[score, cosine]` of each scored pair; or `[nDCG@10, recall@10, reciprocal rank]` of each distinct anchor,
+        for which all positives and negatives of the part are searched."""
         from llmkit.evaluation import retrieval
 
         if "score" in rows.column_names:
@@ -213,28 +192,22 @@ class SentenceEmbedding(Task):
 
         return retrieval.correlation(examples) if examples.shape[1] == 2 else retrieval.score(examples)
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation import retrieval
 
         if self.graded:
             value = retrieval.tfidf_spearman(self.texts(rows["train"]), rows["evaluation"])
-            found = {"chance": (0.0, "floor"), "words in common (TF-IDF cosine)": (value, "reference")}
-        else:
-            chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
-            found = {"chance": (chance, "floor"), "BM25": (bm25, "reference")}
-        return {name: {"value": value, "kind": kind} for name, (value, kind) in found.items()}
+            return valued(floor={"chance": 0.0}, reference={"words in common (TF-IDF cosine)": value})
+        chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
+        return valued(floor={"chance": chance}, reference={"BM25": bm25})
 
     def embed(self, model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-        import torch
-
         from llmkit.models.loading import positions
 
         limit = positions(model.config, tokenizer)
         batch = tokenizer(list(texts), truncation=True, max_length=limit, padding=True, return_tensors="pt")
         with torch.no_grad():
-            return self._vectors(model, batch.to(model.device))[0].cpu().numpy()
+            return self._vectors(model, {**batch.to(model.device)})[0].cpu().numpy()
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"embedding"}` of each text, to seven decimals."""
@@ -250,23 +223,12 @@ class SentenceEmbedding(Task):
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         texts = [row[c][:200] for c in (GRADED if self.graded else PAIRS[:2])]
-        pooled = "states[:, 0]" if self.pooling == "cls" else "(states * mask).sum(1) / mask.sum(1)"
+        pooled = "[0]" if self.pooling == "cls" else ".mean(0)"
         return (
-            "import torch\nfrom transformers import AutoModel, AutoTokenizer\n\n"
-            f"tokenizer, model = AutoTokenizer.from_pretrained({folder!r}), AutoModel.from_pretrained({folder!r})\n"
+            "import torch\nfrom transformers import pipeline\n\n"
+            f"embed = pipeline('feature-extraction', {folder!r}, tokenizer={folder!r}, truncation=True)\n"
             f"texts = {texts!r}\n"
-            "batch = tokenizer(texts, padding=True, truncation=True, return_tensors='pt')\n"
-            "with torch.no_grad():\n"
-            "    states, mask = model(**batch).last_hidden_state, batch['attention_mask'][..., None]\n"
-            f"vectors = torch.nn.functional.normalize({pooled}, dim=-1)\n"
+            f"first, second = (embed(text, return_tensors=True)[0]{pooled} for text in texts)\n"
             f"# the same: sentence_transformers.SentenceTransformer({folder!r}).encode(texts)\n"
-            "print(f'cosine {vectors[0] @ vectors[1]:.4f}')"
+            "print(f'cosine {torch.cosine_similarity(first, second, dim=0):.4f}')"
         )
-
-
-def _texts_of(feature: Mapping[str, Any]) -> Iterator[list[int]]:
-    """The ids of each text of a feature."""
-    at = 0
-    for length in feature["lengths"]:
-        yield list(feature["input_ids"][at : at + length])
-        at += length

@@ -5,15 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError, raise_faults, suggest
-from llmkit.task import Batch, Task, read_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, read_text, torch, valued
 
 
 @dataclass(frozen=True)
@@ -24,9 +19,9 @@ class Seq2Seq(Task):
     transformers alone generates the same.
     """
 
-    source: str = ""
-    """the column to read, such as en (left out: found under its usual names)"""
-    target: str = ""
+    source: str = "source"
+    """the column to read, such as en (left out: also found under its usual names)"""
+    target: str = "target"
     """the column to write, such as zh"""
     metric: str = "bleu"
     """which decides: bleu or chrf (translation), rouge1, rouge2 or rougeL (summaries), exact_match or f1 (answers)"""
@@ -47,29 +42,25 @@ class Seq2Seq(Task):
     writes: ClassVar[bool] = True
 
     @property
-    def _pair(self) -> tuple[str, str]:
-        return self.source or "source", self.target or "target"
-
-    @property
     def columns(self) -> Mapping[str, tuple[str, ...]]:
-        source, target = self._pair
-        return {
-            source: () if self.source else ("text", "document", "article", "dialogue", "src"),
-            target: () if self.target else ("summary", "highlights", "abstract", "tgt"),
-            "translation": (),  # {"translation": {"en": …, "zh": …}}, as the hub's translation sets have it
+        usual = {
+            "source": ("text", "document", "article", "dialogue", "src"),
+            "target": ("summary", "highlights", "abstract", "tgt"),
         }
+        # a translation is {"translation": {"en": …, "zh": …}}, as the hub's sets have it
+        return {column: usual.get(column, ()) for column in (self.source, self.target, "translation")}
 
     @property
     def formats(self) -> tuple[tuple[str, ...], ...]:
-        return self._pair, ("translation",)
+        return (self.source, self.target), ("translation",)
 
     @property
     def document(self) -> str:
-        return self._pair[0]
+        return self.source
 
     @property
     def asks(self) -> tuple[str, ...]:
-        return self._pair[:1]
+        return (self.source,)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -82,23 +73,22 @@ class Seq2Seq(Task):
         return self.metric
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        source, target = self._pair
         if (pair := row.get("translation")) is not None:
-            if not isinstance(pair, Mapping) or source not in pair:
+            if not isinstance(pair, Mapping) or self.source not in pair:
                 there = ", ".join(pair) if isinstance(pair, Mapping) else type(pair).__name__
                 raise ValueError(f"'translation' holds {there}; say --task.source and --task.target, one of them each")
             row = pair
-        written = row.get(target)
+        written = row.get(self.target)
         if isinstance(written, (list, tuple)):
             written = [w.strip() for w in written if isinstance(w, str) and w.strip()]
         else:
-            written = [read_text(row, target).strip()]
+            written = [read_text(row, self.target).strip()]
         if not written:
-            raise ValueError(f"empty {target!r}")
-        return {source: _joined(row, source), target: written}
+            raise ValueError(f"empty {self.target!r}")
+        return {self.source: _joined(row, self.source), self.target: written}
 
     def read_question(self, row: Mapping[str, Any]) -> list[Any]:
-        return [_joined(self.asked(row), self._pair[0])]
+        return [_joined(self.asked(row), self.source)]
 
     def fit(self, rows: Dataset) -> Self:
         from llmkit.evaluation import overlap
@@ -111,12 +101,11 @@ class Seq2Seq(Task):
         if len(self.languages) not in (0, 2):
             faults.append(f"task.languages: {list(self.languages)} are not two, a source and a target")
         raise_faults([*faults, *generating.faults(self.generation)])
-        targets = [written[0] for written in rows[:1000][self._pair[1]]]
+        targets = [written[0] for written in rows[:1000][self.target]]
         return self.replace(cut=self.cut or overlap.usual_cut(targets, self.metric))
 
     def texts(self, rows: Dataset) -> Iterator[str]:
-        source, target = self._pair
-        return (text for row in rows for text in (row[source], *row[target]))
+        return (text for row in rows for text in (row[self.source], *row[self.target]))
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
         speaks = hasattr(tokenizer, "src_lang") and hasattr(tokenizer, "tgt_lang")
@@ -135,9 +124,8 @@ class Seq2Seq(Task):
         generating.set_up(model, wanted)
 
     def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        source, target = self._pair
-        sources, cut = _ids(tokenizer, max_length, text=[self.prefix + text for text in rows[source]])
-        targets, cut_too = _ids(tokenizer, max_length, text_target=[written[0] for written in rows[target]])
+        sources, cut = _ids(tokenizer, max_length, text=[self.prefix + text for text in rows[self.source]])
+        targets, cut_too = _ids(tokenizer, max_length, text_target=[written[0] for written in rows[self.target]])
         ends, eos = set(tokenizer.all_special_ids), tokenizer.eos_token_id
         return {
             "input_ids": sources,
@@ -149,50 +137,28 @@ class Seq2Seq(Task):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         from llmkit.data import collation
 
-        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
-        return {**batch, "labels": collation.pad([f["labels"] for f in features], collation.IGNORED)}
+        return collation.tokens(features, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs, nll = self._nll(model, batch, self.label_smoothing)
-        return nll.sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return (batch["labels"] != -100).sum()
-
-    def _nll(self, model: Any, batch: Batch, label_smoothing: float) -> tuple[Any, torch.Tensor]:
-        """Nats of each token of the targets, 0 at padding, in fp32: (rows, longest target)."""
-        import torch.nn.functional as F
+    def forward(self, model: Any, batch: Batch) -> Any:
         from accelerate.utils import extract_model_from_parallel
 
         labels = batch["labels"]
         shift = getattr(extract_model_from_parallel(model), "prepare_decoder_input_ids_from_labels", None)
         said = {"decoder_input_ids": shift(labels=labels)} if shift else {"labels": labels}  # M2M100 shifts within
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"}, **said, use_cache=False)
-        nll = F.cross_entropy(
-            outputs.logits.float().flatten(0, 1),
-            labels.flatten(),
-            ignore_index=-100,
-            reduction="none",
-            label_smoothing=label_smoothing,
-        )
-        return outputs, nll.view_as(labels)
+        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **said, use_cache=False)
 
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
         """`[summed nats of the target, its tokens, ids of the answer …]` of each row: (rows, 2 + longest answer)."""
-        import torch
-
-        _, nll = self._nll(model, batch, 0.0)
+        _, nats = self.nats(model, batch)
         answer = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return torch.column_stack([nll.sum(-1), (batch["labels"] != -100).sum(-1), answer])
+        return torch.column_stack([nats.sum(-1), (batch["labels"] != -100).sum(-1), answer])
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[nats, tokens, counts of what is shared with the targets …]` of each row."""
         answers = _texts(tokenizer, [[int(i) for i in ids if i >= 0] for ids in outputs[:, 2:]])
-        return self._examples(outputs[:, :2], answers, rows[self._pair[1]][:])
+        return self._examples(outputs[:, :2], answers, rows[self.target][:])
 
     def _examples(self, nats: np.ndarray, answers: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
-        import numpy as np
-
         from llmkit.evaluation import overlap
 
         return np.column_stack([nats.astype(np.float64), overlap.count(self.metric, self.cut, answers, targets)])
@@ -203,51 +169,39 @@ class Seq2Seq(Task):
         nats, tokens = examples[:, :2].sum(0)
         return {**overlap.scores(self.metric, examples[:, 2:]), "loss": float(nats / tokens)}
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        import numpy as np
-
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation import overlap
 
-        sources, targets = (rows["evaluation"][column][:] for column in self._pair)
-        said = {"copy-source": ("floor", sources)}
+        sources, targets = (rows["evaluation"][column][:] for column in (self.source, self.target))
+
+        def value(answers: Sequence[str]) -> float:
+            return self.score(self._examples(np.ones((len(sources), 2)), answers, targets))[self.primary]
+
+        copies, leads = {"copy-source": value(sources)}, {}
         if self.metric in overlap.SUMMARY:
-            said["lead-sentence"] = ("reference", [_lead(text) for text in sources])
-        nats = np.ones((len(sources), 2))
-        return {
-            name: {"value": self.score(self._examples(nats, answers, targets))[self.primary], "kind": kind}
-            for name, (kind, answers) in said.items()
-        }
+            firsts = [re.split(r"(?<=[.!?])\s|(?<=[。！？])", text, maxsplit=1)[0] for text in sources]
+            leads = {"lead-sentence": value(firsts)}
+        return valued(floor=copies, reference=leads)
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"generated_text"}` of each source, as the model's generation config says."""
-        import torch
-
         from llmkit.models.loading import positions
 
         limit = positions(model.config, tokenizer)
-        encoded = tokenizer(
-            [self.prefix + text for text in inputs],
-            truncation=limit is not None,
-            max_length=limit,
-            padding=True,
-            return_token_type_ids=False,
-            return_tensors="pt",
-        ).to(model.device)
+        given = [self.prefix + text for text in inputs]
+        cut = {"truncation": limit is not None, "max_length": limit}
+        encoded = tokenizer(given, **cut, padding=True, return_token_type_ids=False, return_tensors="pt")
         with torch.no_grad():
-            ids = model.generate(**encoded)
+            ids = model.generate(**encoded.to(model.device))
         return [{"generated_text": text} for text in _texts(tokenizer, ids)]
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         return " ".join(answer["generated_text"].split())
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        text = self.prefix + row[self._pair[0]][:400]
+        text = self.prefix + row[self.source][:400]
         return (
-            "from transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-            f"model = AutoModelForSeq2SeqLM.from_pretrained({folder!r})\n"
+            f"{self.loading(folder)}"
             f"batch = tokenizer([{text!r}], return_tensors='pt')\n"
             "print(tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True))"
         )
@@ -259,11 +213,6 @@ def _joined(row: Mapping[str, Any], column: str) -> str:
     if isinstance(value, (list, tuple)) and all(isinstance(sentence, str) for sentence in value):
         row = {column: " ".join(sentence.strip() for sentence in value)}
     return read_text(row, column).strip()
-
-
-def _lead(text: str) -> str:
-    """The first sentence."""
-    return re.split(r"(?<=[.!?])\s|(?<=[。！？])", text, maxsplit=1)[0]
 
 
 def _ids(tokenizer: Any, max_length: int, **texts: list[str]) -> tuple[list[list[int]], list[bool]]:

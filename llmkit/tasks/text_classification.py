@@ -10,14 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from llmkit.errors import RecipeError, suggest
-from llmkit.task import Batch, Task, is_number, read_text
+from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.task import Batch, Dataset, Task, is_number, np, read_text, torch, valued
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
-
     from llmkit.evaluation.labels import One
 
 SINGLE, MULTI, REGRESSION = KINDS = ("single_label_classification", "multi_label_classification", "regression")
@@ -35,7 +31,7 @@ class TextClassification(Task):
     pairs: bool | None = None
     """whether a row holds two texts, text and text_pair (learned from the rows)"""
     class_weights: str | Mapping[str, float] | None = None
-    """in the loss: balanced (rare labels weigh more), or a number by label; of several a row, for those that are there"""
+    """in the loss: balanced (rare labels weigh more), or a number by label; of several a row, for those there are"""
     label_smoothing: float = 0.0
     """of the cross entropy"""
     threshold: float | Mapping[str, float] | None = None
@@ -64,15 +60,11 @@ class TextClassification(Task):
         return {MULTI: Several, REGRESSION: Number}.get(self.problem_type, One)(self)
 
     @property
-    def metrics(self) -> tuple[str, ...]:  # type: ignore[override]
+    def metrics(self) -> tuple[str, ...]:
         return self.kind.metrics
 
     @property
-    def primary(self) -> str:  # type: ignore[override]
-        return self.kind.metrics[0]
-
-    @property
-    def asks(self) -> tuple[str, ...]:  # type: ignore[override]
+    def asks(self) -> tuple[str, ...]:
         return ("text", "text_pair") if self.pairs else ("text",)
 
     def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,6 +95,8 @@ class TextClassification(Task):
         elif not (self.problem_type or self.labels) and all(map(is_number, found)):
             kind = SINGLE if all(float(label).is_integer() for label in found) else REGRESSION
         task = self.replace(problem_type=kind, pairs="text_pair" in rows.column_names)
+        given = {knob: value for knob in task.kind.idle if (value := getattr(self, knob))}
+        raise_faults([f"task.{k}: {v!r} is not for {task.problem_type}; leave it out" for k, v in given.items()])
         return task.replace(**task.kind.learn(found))
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
@@ -136,24 +130,22 @@ class TextClassification(Task):
         kept = ("input_ids", "token_type_ids") if len(texts) == 2 else ("input_ids",)
         return {
             **{column: encoded[column] for column in kept if column in encoded},
-            "label": self.kind.targets(rows["label"]),
+            **({"label": self.kind.targets(rows["label"])} if "label" in rows else {}),
             "row": list(range(len(rows["text"]))),
-            "truncated": [bool(e.overflowing) for e in encoded.encodings],
+            "truncated": [bool(e.overflowing) for e in encoded.encodings or ()],
         }
 
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        import torch
-
         from llmkit.data import collation
 
         batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
-        if "token_type_ids" in features[0]:
-            batch["token_type_ids"] = collation.pad([f["token_type_ids"] for f in features], 0)
+        if "label" not in features[0]:
+            return batch
         dtype = torch.float32 if self.problem_type in (MULTI, REGRESSION) else torch.int64
         return {**batch, "labels": torch.tensor([f["label"] for f in features], dtype=dtype)}
 
     def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
+        outputs = self.forward(model, batch)
         return self.kind.loss(outputs.logits.float(), batch["labels"]), outputs
 
     def weight(self, batch: Batch) -> torch.Tensor:
@@ -161,12 +153,10 @@ class TextClassification(Task):
 
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
         """Logits: (rows, labels)."""
-        return model(**{k: v for k, v in batch.items() if k != "labels"}).logits.float()
+        return self.forward(model, batch).logits.float()
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[label, logits …]` of each row; of several labels, for each a 1 or a 0."""
-        import numpy as np
-
         return np.column_stack([features["label"][:], outputs])
 
     def _parted(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -188,43 +178,25 @@ class TextClassification(Task):
 
             calibrate(model, self.kind, *self._parted(examples()))
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        import numpy as np
-
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         known, targets = (np.asarray(features["label"][:]) for features in (train, evaluation))
-        name, value = self.kind.floor(known, targets)
-        found = {name: {"value": value, "kind": "floor"}}
-        if references:
-            name, value = self.kind.reference(known, targets, rows)
-            found[name] = {"value": value, "kind": "reference"}
-        return found
+        reference = self.kind.reference(known, targets, rows) if references else {}
+        return valued(floor=self.kind.floor(known, targets), reference=reference)
 
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """Of each text, or mapping of `text` and `text_pair`: `{"label", "score"}`, its label with the probability; of
         several `{"labels", "scores"}`; of a regression `{"score"}`. Raises RecipeError for one text instead of two."""
-        import torch
-
         from llmkit.models.loading import positions
 
         rows = [{"text": given} if isinstance(given, str) else given for given in inputs]
         both = self.pairs or (self.pairs is None and "text_pair" in rows[0])
         columns = ("text", "text_pair") if both else ("text",)
         if strange := [row for row in rows if {*row} & {"text", "text_pair"} != {*columns}]:
-            raise RecipeError(
-                f"{self.name}: this model reads {' and '.join(columns)} of each input, not {strange[0]!r}"
-            )
-        encoded = tokenizer(
-            *([row[column] for row in rows] for column in columns),
-            truncation=True,
-            max_length=positions(model.config, tokenizer),
-            padding=True,
-            return_tensors="pt",
-        ).to(model.device)
-        with torch.no_grad():
-            logits = model(**encoded).logits.float().cpu().numpy()
-        return self.with_config(model.config).kind.answers(logits)
+            wanted = " and ".join(columns)
+            raise RecipeError(f"{self.name}: this model reads {wanted} of each input, not {strange[0]!r}")
+        texts = {column: [row[column] for row in rows] for column in columns}
+        _, logits, _ = self.steps(model, tokenizer, texts, positions(model.config, tokenizer) or 10**9)
+        return self.with_config(model.config).kind.answers(np.array(logits))
 
     def show(self, answer: Mapping[str, Any], given: Any) -> str:
         cells = [value if isinstance(value, list) else [value] for value in answer.values()]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from llmkit.errors import RecipeError
-from llmkit.task import Batch, Task
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    from datasets import Dataset
+from llmkit.task import Batch, Dataset, Task, np, torch, valued
 
 
 @dataclass(frozen=True)
 class TokenClassification(Task):
     """Words and a tag of each. Tags of any scheme (IOB1, IOB2, BIOES, BMES, bare names) are read as spans and kept in
-    IOB2. A word's first sub-word is labelled; a sentence longer than a row becomes several that overlap, and each of its
-    words is learned from and scored once."""
+    IOB2. A word's first sub-word is labelled; a sentence longer than a row becomes several that overlap, and each of
+    its words is learned from and scored once."""
 
     labels: tuple[str, ...] = ()
     """tags in the order of the logits (left out: those of the training rows, sorted); any other counts as missed"""
@@ -31,7 +26,6 @@ class TokenClassification(Task):
     }
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
-    primary: ClassVar[str] = "f1"
     asks: ClassVar[tuple[str, ...]] = ("tokens",)
     answers: ClassVar[str] = "entities"
 
@@ -63,9 +57,8 @@ class TokenClassification(Task):
 
     def ready_tokenizer(self, tokenizer: Any) -> None:
         if not tokenizer.is_fast:
-            raise RecipeError(
-                f"{type(tokenizer).__name__} cannot say which word a sub-word is of; give a fast tokenizer"
-            )
+            name = type(tokenizer).__name__
+            raise RecipeError(f"{name} cannot say which word a sub-word is of; give a fast tokenizer")
 
     def with_config(self, config: Any) -> Self:
         return self if self.labels else self.replace(labels=tuple(config.id2label[i] for i in range(config.num_labels)))
@@ -83,13 +76,10 @@ class TokenClassification(Task):
         ids = {name: i for i, name in enumerate(self.labels)}
         mark = tokenizer.sep_token or tokenizer.eos_token
         shown = [self.shown(dict(zip(rows, row, strict=True)), mark) for row in zip(*rows.values(), strict=True)]
-        features: dict[str, list[Any]] = {"input_ids": [], "labels": [], "words": [], "row": []}
-        for row, input_ids, words in windows(shown, tokenizer, max_length):
-            features["input_ids"].append(input_ids)
-            features["labels"].append([ids.get(rows["tags"][row][n], -100) if n >= 0 else -100 for n in words])
-            features["words"].append(words)
-            features["row"].append(row)
-        return features
+        row, input_ids, words = map(list, zip(*windows(shown, tokenizer, max_length), strict=True))
+        tags = [rows["tags"][r] for r in row]
+        labels = [[ids.get(t[n], -100) if n >= 0 else -100 for n in read] for t, read in zip(tags, words, strict=True)]
+        return {"input_ids": input_ids, "labels": labels, "words": words, "row": row}
 
     def say_label(self, label: int, token: int, tokenizer: Any) -> str:
         return self.labels[label] if self.labels[label] != "O" else ""
@@ -97,44 +87,33 @@ class TokenClassification(Task):
     def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
         from llmkit.data import collation
 
-        batch = collation.tokens(features, tokenizer.pad_token_id, layout, causal=False)
-        return {**batch, "labels": collation.pad([f["labels"] for f in features], collation.IGNORED)}
-
-    def _nll(self, model: Any, batch: Batch) -> tuple[Any, torch.Tensor]:
-        import torch.nn.functional as F
-
-        outputs = model(**{k: v for k, v in batch.items() if k != "labels"})
-        nll = F.cross_entropy(outputs.logits.float().flatten(0, 1), batch["labels"].flatten(), reduction="none")
-        return outputs, nll.view_as(batch["labels"])
-
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs, nll = self._nll(model, batch)
-        return nll.sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return (batch["labels"] != -100).sum()
+        return collation.tokens(features, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
 
     def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[likeliest tag, nats of the true one]` of each sub-word: (rows, longest, 2)."""
-        import torch
+        """`[likeliest tag, nats of the true one, the likeliest's probability]` of each sub-word: (rows, longest, 3)."""
+        outputs, nats = self.nats(model, batch)
+        best = outputs.logits.float().softmax(-1).max(-1)
+        return torch.stack([best.indices, nats, best.values], dim=-1)
 
-        outputs, nll = self._nll(model, batch)
-        return torch.stack([outputs.logits.argmax(-1).float(), nll], dim=-1)
+    def _of_words(self, features: Any, outputs: Any, sizes: Iterable[int]) -> list[list[np.ndarray | None]]:
+        """The numbers of `predict_step` for each word of each sentence; None for a word that is not read."""
+        found: list[list[np.ndarray | None]] = [[None] * size for size in sizes]
+        for feature, output in zip(features, outputs, strict=True):
+            for word, numbers in zip(feature["words"], output, strict=False):
+                if word >= 0:
+                    found[feature["row"]][word] = numbers
+        return found
 
     def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
         """`[nats, words, right, predicted, true spans of each label …]` of each sentence."""
-        import numpy as np
-
         from llmkit.evaluation.metrics import span_counts
 
-        predicted, nats = [["O"] * len(tags) for tags in rows["tags"]], np.zeros((len(rows), 2))
-        for feature, output in zip(features, outputs, strict=True):
-            for word, label, (tag, nll) in zip(feature["words"], feature["labels"], output, strict=False):
-                if word >= 0:
-                    predicted[feature["row"]][word] = self.labels[int(tag)]
-                    nats[feature["row"]] += (nll, 1) if label != -100 else 0
-        pairs, kinds = zip(rows["tags"], predicted, strict=True), self._kinds()
-        return np.column_stack([nats, [span_counts(*pair, kinds).ravel() for pair in pairs]])
+        examples, true, kinds = [], rows["tags"][:], self._kinds()
+        for tags, words in zip(true, self._of_words(features, outputs, map(len, true)), strict=True):
+            said = ["O" if word is None else self.labels[int(word[0])] for word in words]
+            nats = [w[1] for w, tag in zip(words, tags, strict=True) if w is not None and tag in self.labels]
+            examples.append([np.sum(nats, dtype=float), len(nats), *span_counts(tags, said, kinds).ravel()])
+        return np.array(examples)
 
     def _kinds(self) -> list[str]:
         """The labels of spans, without prefixes."""
@@ -160,21 +139,17 @@ class TokenClassification(Task):
         """What the dictionary tagger looks up for each word."""
         return row["tokens"]
 
-    def baselines(
-        self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool
-    ) -> dict[str, Any]:
-        from llmkit.evaluation.baselines import constant_tagger, dictionary_tagger
+    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
+        from llmkit.evaluation.baselines import dictionary_tagger
         from llmkit.evaluation.metrics import span_counts, span_scores
 
-        def f1(tagger: Any) -> float:
-            counts = [span_counts(row["tags"], tagger(self.clues(row)), ()).sum(0) for row in rows["evaluation"]]
+        def f1(clues: Callable[[Mapping[str, Any]], list[Any]]) -> float:
+            tagger = dictionary_tagger((clues(row), row["tags"]) for row in rows["train"])
+            counts = [span_counts(row["tags"], tagger(clues(row)), ()).sum(0) for row in rows["evaluation"]]
             return span_scores(sum(counts))["f1"]
 
-        by_word = dictionary_tagger((self.clues(row), row["tags"]) for row in rows["train"])
-        return {
-            "majority tag": {"value": f1(constant_tagger(rows["train"]["tags"])), "kind": "floor"},
-            "dictionary": {"value": f1(by_word), "kind": "reference"},
-        }
+        majority = f1(lambda row: [""] * len(row["tags"]))  # nothing tells the words apart
+        return valued(floor={"majority tag": majority}, reference={"dictionary": f1(self.clues)})
 
     def read_question(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         given = self.asked(row)
@@ -183,7 +158,7 @@ class TokenClassification(Task):
         return [{"text" if isinstance(sentence, str) else "tokens": sentence, **rest}]
 
     def question(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """An input (`tokens`, or `text`) with all that is needed to answer: text, words, their places. Raises ValueError."""
+        """An input (`tokens`, or `text`) with what it takes to answer: text, words, places. Raises ValueError."""
         from llmkit.data.tagging import situate
 
         return situate(given.get("tokens", given.get("text")))
@@ -191,33 +166,20 @@ class TokenClassification(Task):
     def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
         """`{"text", "entities": [{"text", "label", "start", "end", "score"}]}` of each text or list of words: places in
         characters, the score the mean probability of the words' tags."""
+        from llmkit.models.loading import positions
+
         try:
             asked = [self.question(i if isinstance(i, Mapping) else {"tokens": i}) for i in inputs]
         except ValueError as e:
             raise RecipeError(f"{self.name}: {e}") from None
-        return [self.answer(*pair) for pair in zip(asked, self._tag(model, tokenizer, asked), strict=True)]
-
-    def _tag(self, model: Any, tokenizer: Any, asked: Sequence[Mapping[str, Any]]) -> list[list[tuple[str, float]]]:
-        """The tag of each word, and its probability."""
-        import torch
-
-        from llmkit.models.loading import positions
-
-        limit = min(positions(model.config, tokenizer) or self.default_max_length, self.default_max_length)
-        found = [[("O", 1.0)] * len(question["tokens"]) for question in asked]
         rows = {key: [question[key] for question in asked] for key in asked[0]}
-        columns = self.encode({**rows, "tags": [["O"] * len(words) for words in found]}, tokenizer, limit)
-        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        for start in range(0, len(features), 32):
-            part = features[start : start + 32]
-            batch = {k: v.to(model.device) for k, v in self.collate(part, tokenizer, "padded").items() if k != "labels"}
-            with torch.no_grad():
-                best = model(**batch).logits.float().softmax(-1).max(-1)
-            for feature, scores, labels in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
-                for word, score, label in zip(feature["words"], scores, labels, strict=False):
-                    if word >= 0:
-                        found[feature["row"]][word] = (self.labels[label], score)
-        return found
+        rows["tags"] = [["O"] * len(words) for words in rows["tokens"]]
+        length = min(positions(model.config, tokenizer) or self.default_max_length, self.default_max_length)
+        features, outputs, _ = self.steps(model, tokenizer, rows, length)
+        return [
+            self.answer(one, [("O", 1.0) if w is None else (self.labels[int(w[0])], float(w[2])) for w in words])
+            for one, words in zip(asked, self._of_words(features, outputs, map(len, rows["tokens"])), strict=True)
+        ]
 
     def answer(self, question: Mapping[str, Any], tags: Sequence[tuple[str, float]]) -> dict[str, Any]:
         """What `predict` gives, from the tag and probability of each word."""
@@ -245,17 +207,14 @@ class TokenClassification(Task):
         shown = self.shown(row, "mark")
         words = ["mark" if n == MARK else repr(w) for (_, n), w in zip(shown, pieces(shown, True), strict=True)]
         marks = ["mark = tokenizer.sep_token or tokenizer.eos_token"] if "mark" in words else []
-        return "\n".join(
-            [
-                "from transformers import AutoModelForTokenClassification, AutoTokenizer\n",
-                f"tokenizer = AutoTokenizer.from_pretrained({folder!r})",
-                f"model = AutoModelForTokenClassification.from_pretrained({folder!r})",
-                *marks,
-                f"words = [{', '.join(words)}]",
-                "batch = tokenizer(words, is_split_into_words=True, return_tensors='pt')",
-                "best = model(**batch).logits[0].argmax(-1).tolist()",
-                "numbers = batch.word_ids()",
-                "tags = [model.config.id2label[best[numbers.index(n)]] if n in numbers else 'O' for n in range(len(words))]",
-                "print(list(zip(words, tags)))",
-            ]
-        )
+        lines = [
+            *marks,
+            f"words = [{', '.join(words)}]",
+            "batch = tokenizer(words, is_split_into_words=True, return_tensors='pt')",
+            "best = model(**batch).logits[0].argmax(-1).tolist()",
+            "numbers = batch.word_ids()",
+            "names = model.config.id2label",
+            "tags = [names[best[numbers.index(n)]] if n in numbers else 'O' for n in range(len(words))]",
+            "print(list(zip(words, tags)))",
+        ]
+        return self.loading(folder) + "\n".join(lines)
