@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,32 +36,40 @@ def rows_digest(rows: Dataset) -> str:
     """A key of the content of `rows`, whatever file or order of chunks they came in."""
     state = hashlib.sha256(repr(rows.features).encode())
     for batch in rows.with_format("arrow").iter(batch_size=4096):
-        for column in batch.to_pylist():
-            state.update(json.dumps(column, ensure_ascii=False, sort_keys=True).encode())
+        state.update(json.dumps(batch.to_pylist(), ensure_ascii=False, sort_keys=True).encode())
     return state.hexdigest()[:32]
+
+
+def entry(kind: str, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any], bool]:
+    """`(folder, notes, whether it was there)`. `build` fills a folder and gives its notes. One process of a machine
+    builds, the others wait and read."""
+    from accelerate import PartialState
+
+    folder, reused = cache_root() / f"{kind}-{key}", True
+    with PartialState().local_main_process_first():
+        if not (folder / "notes.json").exists():
+            reused = False
+            shutil.rmtree(folder, ignore_errors=True)  # an entry without notes is a torn one
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as building:
+                new = Path(building) / folder.name
+                new.mkdir()
+                (new / "notes.json").write_text(json.dumps(build(new), ensure_ascii=False), encoding="utf-8")
+                with contextlib.suppress(OSError):  # whole or not at all; another machine may have been first
+                    new.rename(folder)
+    return folder, json.loads((folder / "notes.json").read_text(encoding="utf-8")), reused
 
 
 def kept(
     kind: str, key: str, build: Callable[[], tuple[Dataset, dict[str, Any]]]
 ) -> tuple[Dataset, dict[str, Any], bool]:
-    """`(dataset, notes, whether it was there)`. One process of a machine builds, the others wait and read."""
+    """An `entry` that is a dataset: `(dataset, notes, whether it was there)`."""
     import datasets
-    from accelerate import PartialState
 
-    folder = cache_root() / f"{kind}-{key}"
-    reused = True
-    with PartialState().local_main_process_first():
-        if not (folder / "notes.json").exists():
-            reused = False
-            shutil.rmtree(folder, ignore_errors=True)  # an entry without notes is a torn one
-            dataset, notes = build()
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            dataset.save_to_disk(str(building))
-            (building / "notes.json").write_text(json.dumps(notes, ensure_ascii=False), encoding="utf-8")
-            try:
-                building.rename(folder)  # whole or not at all; another machine may have been first
-            except OSError:
-                shutil.rmtree(building, ignore_errors=True)
-    notes = json.loads((folder / "notes.json").read_text(encoding="utf-8"))
+    def save(folder: Path) -> dict[str, Any]:
+        dataset, notes = build()
+        dataset.save_to_disk(str(folder))
+        return notes
+
+    folder, notes, reused = entry(kind, key, save)
     return datasets.load_from_disk(str(folder)), notes, reused

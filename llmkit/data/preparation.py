@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import sys
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmkit.console import plural, say
 from llmkit.data import cache, packing
@@ -27,12 +30,9 @@ def prepare(
     """Features of each part, from the cache where the same rows, tokenizer, task and arguments were seen before."""
     features = {}
     for part, dataset in rows.items():
-        key = cache.digest(
-            cache.rows_digest(dataset), _tokenizer_key(tokenizer), repr(task), code_key(task), max_length, packed
-        )
-        features[part], notes, reused = cache.kept(
-            "features", key, lambda d=dataset, p=part: _build(task, d, tokenizer, max_length, packed, p)
-        )
+        known = (_tokenizer_key(tokenizer), repr(task), code_key(task), max_length, packed)
+        build = functools.partial(_build, task, dataset, tokenizer, max_length, packed, part)
+        features[part], notes, reused = cache.kept("features", cache.digest(cache.rows_digest(dataset), *known), build)
         _tell(part, features[part], notes, reused, len(dataset), max_length)
     return features
 
@@ -61,15 +61,20 @@ def encode(
 def _build(
     task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool, part: str
 ) -> tuple[Dataset, dict[str, Any]]:
+    import pyarrow.compute as pc
+
     features, notes = encode(task, rows, tokenizer, max_length)
     if not len(features):
         raise RecipeError(f"data.{part}: no row is left after encoding: all {len(rows)} are too short to learn from")
-    lengths = [len(ids) for batch in features.iter(batch_size=BATCH) for ids in batch["input_ids"]]
-    unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != tokenizer.eos_token_id else None  # GPT-2 knows all
+    ids = features.data.column("input_ids")
+    flat = pc.list_flatten(ids)
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown == tokenizer.eos_token_id:  # GPT-2 knows all
+        unknown = -1
     notes |= {
-        "tokens": sum(lengths),
-        "longest": max(lengths, default=0),
-        "unknown": sum(ids.count(unknown) for batch in features.iter(batch_size=BATCH) for ids in batch["input_ids"]),
+        "tokens": len(flat),
+        "longest": pc.max(pc.list_value_length(ids)).as_py(),
+        "unknown": pc.sum(pc.equal(flat, unknown)).as_py() or 0,
     }
     return (packing.pack(features, max_length) if packed else features), notes
 
@@ -80,27 +85,24 @@ def _compact(table: Any) -> Any:
     import pyarrow.compute as pc
 
     for i, name in enumerate(table.column_names):
-        kind = table.schema.field(name).type
-        inner = kind.value_type if pa.types.is_list(kind) else kind
-        if not pa.types.is_int64(inner) or not table.num_rows:
+        column = table[name]
+        is_list = pa.types.is_list(column.type)
+        numbers = pc.list_flatten(column) if is_list else column
+        if not pa.types.is_int64(numbers.type) or not len(column):
             continue
-        extent = pc.min_max(pc.list_flatten(table[name]) if pa.types.is_list(kind) else table[name]).as_py()
-        low, high = extent["min"] or 0, extent["max"] or 0
-        if name == "input_ids":
-            small = pa.uint16() if high < 2**16 else pa.uint32()
-        else:
-            small = pa.int32() if low >= -(2**31) and high < 2**31 else pa.int64()
-            small = pa.int8() if pa.types.is_list(kind) and low >= -128 and high < 128 else small
-        table = table.set_column(i, name, table[name].cast(pa.list_(small) if pa.types.is_list(kind) else small))
+        low, high = (extent or 0 for extent in pc.min_max(numbers).as_py().values())
+        types = ("uint16", "uint32") if name == "input_ids" else ("int8", "int32") if is_list else ("int32",)
+        small = next((t for t in types if np.iinfo(t).min <= low and high <= np.iinfo(t).max), "int64")
+        small = pa.type_for_alias(small)
+        table = table.set_column(i, name, column.cast(pa.list_(small) if is_list else small))
     return table
 
 
 def _tokenizer_key(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # but for the truncation that an encoding may have left switched on
-        content = {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
-    else:
-        content = sorted(tokenizer.get_vocab().items())
+    content = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    if backend is not None:  # an encoding may have left them switched on
+        content |= {"truncation": None, "padding": None}
     return cache.digest(content, tokenizer.special_tokens_map, tokenizer.chat_template)
 
 
@@ -118,15 +120,13 @@ def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, row
     if "segments" in features.column_names:
         shape += f", packed {notes['tokens'] / max(1, len(features) * max_length):.0%} full"
     say(shape + (" (prepared before)" if reused else ""), "data")
-    for what, why in (
-        ("truncated", f"cut to {max_length} tokens (--data.max_length)"),
-        ("dropped", "dropped: nothing left to learn from"),
-    ):
+    for what, why in {
+        "truncated": f"cut to {max_length} tokens (--data.max_length)",
+        "dropped": "dropped: nothing left to learn from",
+    }.items():
         if notes[what]:
             say(f"{part}: {notes[what]:,} of {plural(rows, 'row')} {why}", "warning")
     if notes["unknown"] > MANY_UNKNOWN * notes["tokens"]:
-        say(
-            f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer: take a model that "
-            "reads this text, or add its characters with --model.new_characters true",
-            "warning",
-        )
+        share = f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer"
+        fix = "take a model that reads this text, or add its characters with --model.new_characters true"
+        say(f"{share}: {fix}", "warning")

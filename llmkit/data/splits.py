@@ -39,10 +39,8 @@ def split_off(pieces: list[Dataset], fraction: float, seed: int, task: Task) -> 
     distinct = sorted({h for piece in hashes for h in piece})
     chosen = set(distinct[: max(1, round(fraction * len(distinct)))])
     if len(chosen) == len(distinct):
-        rows = sum(map(len, pieces))
-        raise RecipeError(
-            f"data.validation: {rows} rows ({len(distinct)} distinct) cannot be split; give a file or more rows"
-        )
+        have = f"{sum(map(len, pieces))} rows ({len(distinct)} distinct)"
+        raise RecipeError(f"data.validation: {have} cannot be split; give a file or more rows")
     rest, held, seen = [], [], set()
     for rows, piece in zip(pieces, hashes, strict=True):
         rest.append(rows.select([i for i, h in enumerate(piece) if h not in chosen]))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from llmkit.console import say
 from llmkit.data import cleaning, packing, preparation, sources
 from llmkit.errors import RecipeError
 
@@ -59,10 +58,8 @@ class MicroBatches(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         features = self.stream.features()
-        for number in itertools.count():
-            batch = list(itertools.islice(features, self.size))
-            if number % self.processes == self.rank:
-                yield batch
+        batches = (list(itertools.islice(features, self.size)) for _ in itertools.count())
+        return itertools.islice(batches, self.rank, None, self.processes)
 
 
 def sample(task: Task, config: DataConfig) -> Dataset:
@@ -80,20 +77,11 @@ def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
 
     for source in sources.find(config.train, "train", config.document, config.names):
         if source.weight != 1:
-            raise RecipeError(
-                f"data.train: {source.name} has a weight; a stream takes each source once, so list it twice"
-            )
-        raw = iter(source.rows())
-        head = list(itertools.islice(raw, 100))
-        if not head:
-            raise RecipeError(f"data.train: {source.name} is empty")
-        names = cleaning.find_columns(head, task, config, f"data.train: {source.name}")
+            why = "has a weight; a stream takes each source once, so list it twice"
+            raise RecipeError(f"data.train: {source.name} {why}")
         bad: list[str] = []
-        good = cleaning.readable(itertools.chain(head, raw), task, names, bad)
-        while rows := list(itertools.islice(good, CHUNK)):
+        for rows in cleaning.usable(source, task, config, "train", bad, CHUNK):
+            cleaning.judge(bad, source, config, "train")
+            bad.clear()
             yield datasets.Dataset(pa.Table.from_pylist(rows))
-            if bad and config.on_error == "raise":
-                raise RecipeError(f"bad row: {bad[0]}; mend it, or leave such rows out with --data.on_error skip")
-            if bad:
-                say(f"{len(bad)} bad rows left out: " + "; ".join(bad[: cleaning.SHOWN]), "warning")
-                bad.clear()
+        cleaning.judge(bad, source, config, "train")
