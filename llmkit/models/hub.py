@@ -1,4 +1,4 @@
-"""From a model's name to a folder: run folder, bundled model, cache, hub; and one quick answer where there is no hub."""
+"""From a model's name to a folder: run folder, bundled model, cache, hub; a quick answer where there is no hub."""
 
 from __future__ import annotations
 

@@ -21,15 +21,14 @@ def width(file: str) -> int:
 
 
 def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None:
-    """Write the file's vectors into those rows of `embeddings` (entries, width) whose word it has, as spelled or else in
-    small letters, and say how many. The other rows stay. Raises RecipeError where it has none."""
+    """Write the file's vectors into those rows of `embeddings` (entries, width) whose word it has, as spelled or else
+    in small letters, and say how many. The other rows stay. Raises RecipeError where it has none."""
     import torch
 
     special = set(tokenizer.all_special_ids)
     words = {i: w for i in range(len(tokenizer)) if i not in special and (w := tokenizer.decode([i]).strip())}
     known = dict(_read(file, {*words.values(), *(w.lower() for w in words.values())}))
-    rows = {i: known.get(w, known.get(w.lower())) for i, w in words.items()}
-    rows = {i: numbers for i, numbers in rows.items() if numbers}
+    rows = {i: numbers for i, w in words.items() if (numbers := known.get(w) or known.get(w.lower()))}
     if not rows:
         raise RecipeError(f"model.vectors: {file} has none of the tokenizer's {len(words):,} words")
     with torch.no_grad():
@@ -39,13 +38,13 @@ def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None
 
 
 def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str, list[float]]]:
-    """Each word that is wanted, and its numbers. A first line of two whole numbers is word2vec's count and width; a word
-    may hold spaces (some of GloVe's 840B do)."""
+    """Each word that is wanted, and its numbers. A first line of two whole numbers is word2vec's count and width; a
+    word may hold spaces (some of GloVe's 840B do)."""
     from llmkit.data.sources import open_text
 
+    size = 0
     try:
         with open_text(Path(file)) as lines:
-            size = 0
             for number, line in enumerate(lines, 1):
                 parts = line.split()
                 if number == 1 and len(parts) == 2 and all(p.isdigit() for p in parts):
@@ -54,13 +53,14 @@ def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str
                 size = size or len(parts) - 1
                 word = " ".join(parts[:-size])
                 try:
-                    if not word or size < 2:
-                        raise ValueError
-                    if wanted is None or word in wanted:
-                        yield word, [float(n) for n in parts[-size:]]
+                    numbers = [float(n) for n in parts[-size:]] if wanted is None or word in wanted else []
                 except ValueError:
+                    word = ""
+                if not word or size < 2:
                     expected = "a word and its numbers" if size < 2 else f"a word and {size} numbers"
-                    raise RecipeError(f"model.vectors: {file} line {number} is not {expected}") from None
+                    raise RecipeError(f"model.vectors: {file} line {number} is not {expected}")
+                if numbers:
+                    yield word, numbers
     except UnicodeDecodeError:
         raise RecipeError(f"model.vectors: {file} is no text; of word2vec's formats the text one is read") from None
     except OSError as e:
