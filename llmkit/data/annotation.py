@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import Dataset
+from transformers import TrainingArguments
 
 from llmkit.console import say
 from llmkit.data import cache, preparation
 from llmkit.data.sampling import EpochSampler, RowView
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import TrainingArguments
-
-    from llmkit.task import Task
+from llmkit.task import Task
 
 
 def annotate(

@@ -10,10 +10,10 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+import datasets
+from accelerate import PartialState
 
 VERSION = 2  # raise it when the shape of what is kept changes
 
@@ -32,7 +32,7 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def rows_digest(rows: Dataset) -> str:
+def rows_digest(rows: datasets.Dataset) -> str:
     """A key of the content of `rows`, whatever file or order of chunks they came in."""
     state = hashlib.sha256(repr(rows.features).encode())
     for batch in rows.with_format("arrow").iter(batch_size=4096):
@@ -43,8 +43,6 @@ def rows_digest(rows: Dataset) -> str:
 def entry(kind: str, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple[Path, dict[str, Any], bool]:
     """`(folder, notes, whether it was there)`. `build` fills a folder and gives its notes. One process of a machine
     builds, the others wait and read."""
-    from accelerate import PartialState
-
     folder, reused = cache_root() / f"{kind}-{key}", True
     with PartialState().local_main_process_first():
         if not (folder / "notes.json").exists():
@@ -60,11 +58,8 @@ def entry(kind: str, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple
     return folder, json.loads((folder / "notes.json").read_text(encoding="utf-8")), reused
 
 
-def kept(
-    kind: str, key: str, build: Callable[[], tuple[Dataset, dict[str, Any]]]
-) -> tuple[Dataset, dict[str, Any], bool]:
-    """An `entry` that is a dataset: `(dataset, notes, whether it was there)`."""
-    import datasets
+def kept(kind: str, key: str, build: Callable[[], tuple[Any, Any]]) -> tuple[datasets.Dataset, dict[str, Any], bool]:
+    """An `entry` that is a dataset: `(dataset, notes, whether it was there)`. `build` makes the first two."""
 
     def save(folder: Path) -> dict[str, Any]:
         dataset, notes = build()

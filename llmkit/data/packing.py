@@ -7,12 +7,10 @@ instead would leave no padding, but would split nearly every short document and 
 from __future__ import annotations
 
 import bisect
-from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+import pyarrow as pa
 
 
 def chunks(ids: list[int], length: int) -> list[list[int]]:
@@ -41,12 +39,9 @@ def fit_rows(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     return rows
 
 
-def pack(features: Dataset, capacity: int) -> Dataset:
+def pack(features: datasets.Dataset, capacity: int) -> datasets.Dataset:
     """`features` with documents sharing rows: token columns joined, `segments` the length of each document in a row,
     `row` the raw row of the first."""
-    import datasets
-    import pyarrow as pa
-
     table = features.data.table.combine_chunks()
     lengths = np.diff(table["input_ids"].combine_chunks().offsets.to_numpy())
     rows = fit_rows(lengths, capacity)

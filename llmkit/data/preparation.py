@@ -6,19 +6,18 @@ import functools
 import inspect
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
 
 from llmkit.console import plural, say
 from llmkit.data import cache, packing
 from llmkit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-    from llmkit.task import Task
+from llmkit.task import Task
 
 BATCH = 1000
 MANY_UNKNOWN = 0.05
@@ -41,28 +40,19 @@ def encode(
     task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[Dataset, dict[str, int]]:
     """Features of every row, each with the index of its `row`, and how many rows were truncated or gave none."""
-    import datasets
-    import pyarrow as pa
-
-    tables, truncated, start = [], 0, 0
-    seen: set[int] = set()
-    for batch in rows.iter(batch_size=BATCH):
-        size = len(next(iter(batch.values())))
-        columns = task.encode(batch, tokenizer, max_length)
+    tables, truncated = [], 0
+    for start in range(0, len(rows), BATCH):
+        columns = task.encode(rows[start : start + BATCH], tokenizer, max_length)
         truncated += sum(columns.pop("truncated", []))
-        columns["row"] = [start + r for r in columns["row"]]
-        seen.update(columns["row"])
+        columns["row"] = [start + row for row in columns["row"]]
         tables.append(_compact(pa.table(columns)))
-        start += size
     table = pa.concat_tables(tables, promote_options="permissive")
-    return datasets.Dataset(table), {"truncated": truncated, "dropped": len(rows) - len(seen)}
+    return Dataset(table), {"truncated": truncated, "dropped": len(rows) - len(table["row"].unique())}
 
 
 def _build(
     task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool, part: str
 ) -> tuple[Dataset, dict[str, Any]]:
-    import pyarrow.compute as pc
-
     features, notes = encode(task, rows, tokenizer, max_length)
     if not len(features):
         raise RecipeError(f"data.{part}: no row is left after encoding: all {len(rows)} are too short to learn from")
@@ -81,9 +71,6 @@ def _build(
 
 def _compact(table: Any) -> Any:
     """Integer columns in the smallest type that holds them: no int64 on disk."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     for i, name in enumerate(table.column_names):
         column = table[name]
         is_list = pa.types.is_list(column.type)
@@ -120,12 +107,10 @@ def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, row
     if "segments" in features.column_names:
         shape += f", packed {notes['tokens'] / max(1, len(features) * max_length):.0%} full"
     say(shape + (" (prepared before)" if reused else ""), "data")
-    for what, why in {
-        "truncated": f"cut to {max_length} tokens (--data.max_length)",
-        "dropped": "dropped: nothing left to learn from",
-    }.items():
-        if notes[what]:
-            say(f"{part}: {notes[what]:,} of {plural(rows, 'row')} {why}", "warning")
+    if cut := notes["truncated"]:
+        say(f"{part}: {cut:,} of {plural(rows, 'row')} cut to {max_length} tokens (--data.max_length)", "warning")
+    if gone := notes["dropped"]:
+        say(f"{part}: {gone:,} of {plural(rows, 'row')} dropped: nothing left to learn from", "warning")
     if notes["unknown"] > MANY_UNKNOWN * notes["tokens"]:
         share = f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer"
         fix = "take a model that reads this text, or add its characters with --model.new_characters true"

@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from llmkit.data import cleaning, packing, preparation, sources
 from llmkit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from llmkit.recipe import DataConfig
-    from llmkit.task import Task
+from llmkit.recipe import DataConfig
+from llmkit.task import Task
 
 CHUNK = 2_000  # rows that are packed and shuffled together
 SAMPLE = 10_000  # rows from which labels, tokenizer and format are learned
@@ -62,19 +60,14 @@ class MicroBatches(torch.utils.data.IterableDataset):
         return itertools.islice(batches, self.rank, None, self.processes)
 
 
-def sample(task: Task, config: DataConfig) -> Dataset:
+def sample(task: Task, config: DataConfig) -> datasets.Dataset:
     """The first rows: what a task and a tokenizer learn from. Raises RecipeError."""
-    import datasets
-
     chunks = itertools.islice(_chunks(task, config), SAMPLE // CHUNK)
     return datasets.concatenate_datasets(list(chunks))
 
 
-def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
+def _chunks(task: Task, config: DataConfig) -> Iterator[datasets.Dataset]:
     """One pass over the sources, in their order, CHUNK rows at a time."""
-    import datasets
-    import pyarrow as pa
-
     for source in sources.find(config.train, "train", config.document, config.names):
         if source.weight != 1:
             why = "has a weight; a stream takes each source once, so list it twice"

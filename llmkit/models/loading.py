@@ -6,17 +6,20 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from llmkit.console import say
 from llmkit.errors import RecipeError, raise_faults, suggest
 from llmkit.models import hub, vectors
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from llmkit.recipe import ModelConfig
-    from llmkit.task import Task
+from llmkit.recipe import ModelConfig
+from llmkit.task import Task
 
 PEFT_TASKS = {
     "AutoModelForCausalLM": "CAUSAL_LM",
@@ -57,9 +60,6 @@ def check(config: ModelConfig, task: Task) -> list[str]:
 def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
     """The model's config with the recipe's own fields laid over it. Raises RecipeError for a field it does not have,
     a model the task cannot use, or a field that would change the shape of pretrained weights."""
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-
     name, types = str(config.name), transformers.CONFIG_MAPPING
     of_type = config.from_scratch and name in types and not Path(name).is_dir()
     try:
@@ -92,13 +92,11 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
 
 def read_config(name: str, from_scratch: bool = False) -> PretrainedConfig:
     """The config of a folder, .gguf file, hub id or bundled model; an adapter gives its base model's."""
-    from transformers import AutoConfig
-
     path = hub.find_model(name, weights=not from_scratch)
     if (path / "adapter_config.json").exists():
         path = hub.find_model(base_of(path))
     with hub.refusing(f"model {name!r}: its config cannot be read", OSError, ValueError, KeyError, ImportError):
-        return AutoConfig.from_pretrained(**hub.place(path), trust_remote_code=False)
+        return transformers.AutoConfig.from_pretrained(**hub.place(path), trust_remote_code=False)
 
 
 def of_checkpoint(config: ModelConfig, task: Task) -> Task:
@@ -126,9 +124,6 @@ def _shapes(config: Any, task: Task) -> dict[str, Any]:
 
 
 def _outline(config: Any, task: Task) -> Any:
-    import torch
-    import transformers
-
     with torch.device("meta"):
         return getattr(transformers, task.auto_class).from_config(config)
 
@@ -166,8 +161,6 @@ def load(config: ModelConfig, task: Task, tokenizer: PreTrainedTokenizerBase, tr
 def _from_scratch(
     config: ModelConfig, wanted: Any, task: Task, tokenizer: Any, training: bool
 ) -> tuple[Any, list[str]]:
-    import transformers
-
     wanted.vocab_size = len(tokenizer)
     for token in ("bos", "eos", "sep", "cls", "mask"):
         setattr(wanted, f"{token}_token_id", getattr(tokenizer, f"{token}_token_id", None))
@@ -189,9 +182,6 @@ def _from_scratch(
 
 def _pretrained(config: ModelConfig, wanted: Any, task: Task, tokenizer: Any, training: bool) -> tuple[Any, list[str]]:
     """The model, and the names of the parameters in use that its checkpoint did not hold."""
-    import transformers
-    from safetensors import SafetensorError
-
     path = hub.find_model(str(config.name))
     is_adapter = (path / "adapter_config.json").exists()
     whole = hub.find_model(base_of(path)) if is_adapter else path
@@ -234,8 +224,6 @@ def _as_plain_weights(model: Any, file: Path) -> None:
 
 
 def _dtype(config: ModelConfig, fp32: bool) -> Any:
-    import torch
-
     if config.dtype != "auto":
         return getattr(torch, config.dtype)
     return torch.float32 if fp32 else "auto"
@@ -273,7 +261,6 @@ def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True, ne
     if not config.adapter or not training:
         return model
     from peft import get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     wanted = adapter_config(config.adapter, task)
     if hasattr(wanted, "fan_in_fan_out") and any(isinstance(m, Conv1D) for m in model.modules()):

@@ -6,22 +6,20 @@ the pad token and the real EOS is still trained on.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llmkit.console import plural, say
 from llmkit.data import cache
 from llmkit.errors import RecipeError
 from llmkit.models import hub, loading
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-    from llmkit.recipe import ModelConfig
-    from llmkit.task import Task
+from llmkit.recipe import ModelConfig
+from llmkit.task import Task
 
 TRAINED = ("bpe", "wordpiece", "char", "word")
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -55,8 +53,6 @@ def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedT
 def _suited(tokenizer: Any, config: ModelConfig, task: Task) -> Any:
     """What a tokenizer of no model's own class does not know of its model, and plain pipelines ask it: how long a row
     may be, and whether the model tells the texts of a pair apart (BERT)."""
-    from transformers import PreTrainedTokenizerFast
-
     if type(tokenizer) is not PreTrainedTokenizerFast:
         return tokenizer
     named = isinstance(config.name, (str, Path))
@@ -71,8 +67,6 @@ def _suited(tokenizer: Any, config: ModelConfig, task: Task) -> Any:
 
 def load(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, .gguf file, hub id or bundled model. Raises RecipeError where there is none."""
-    from transformers import AutoTokenizer
-
     train_one = f"or train one with --model.tokenizer {'|'.join(TRAINED)}"
     give_one = f"give one with --model.tokenizer FOLDER, {train_one}"
     try:
@@ -94,7 +88,6 @@ def with_pad(tokenizer: Any) -> Any:
 
 def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
     """Trained once per content, by one process of a machine, and kept."""
-    from transformers import AutoTokenizer
 
     def build(folder: Path) -> dict[str, Any]:
         train(kind, size, task.texts(rows), task.tokenizer_style).save_pretrained(folder)
@@ -125,21 +118,17 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
     """A new tokenizer. `kind`: bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice). `style`: gpt2
     (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds the vocabulary of all but char.
     """
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
     names, frames = STYLES.get(style, ({}, {}))
     unknown = names.get("unk_token", BERT["unk_token"] if kind == "wordpiece" else "<unk>")
     special = list(names.values()) or ([END] if kind == "bpe" else [END, unknown])
-    characters = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
+    characters = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     model, cut, glue = {
         "bpe": (models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()),
         "wordpiece": (models.WordPiece(unk_token=unknown), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()),
         "char": (models.WordLevel(unk_token=unknown), characters, decoders.Fuse()),
         "word": (models.WordLevel(unk_token=unknown), *_words()),
     }[kind]
-    backend = tokenizers.Tokenizer(model)
+    backend = Tokenizer(model)
     backend.pre_tokenizer, backend.decoder = cut, glue
     bounds: dict[str, Any] = {"vocab_size": size, "special_tokens": special, "show_progress": False}
     if kind == "bpe":
@@ -157,7 +146,7 @@ def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> Pr
     backend.train_from_iterator(texts, trainer)
     if kind == "wordpiece":  # the pieces were called special only to fix their order
         parts = (backend.normalizer, cut, glue)
-        backend = tokenizers.Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=unknown))
+        backend = Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=unknown))
         backend.normalizer, backend.pre_tokenizer, backend.decoder = parts
         backend.add_special_tokens(special)
     if not frames:
@@ -174,8 +163,6 @@ def _words() -> tuple[Any, Any]:
     """What cuts a text into words and what stands between them, and what puts them together: of known tokens the text
     comes back as it was. One space between two words is not a token; where there is anything else, marks keep the
     spaces around them (`, ` or ` "`)."""
-    from tokenizers import Regex, decoders, pre_tokenizers
-
     word, mark = rf"{LETTER}+(?:['’]{LETTER}+)*", r" ?[^\s\p{L}\p{M}\p{N}_] ?"
     space, token = rf"(?<={LETTER}) (?={LETTER})", rf"{word}|\p{{L}}|{mark}|\s"
     seams = decoders.Replace(Regex(rf"^(?={LETTER})|(?<={LETTER})$"), SEAM)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from llmkit.console import say
+from llmkit.data.sources import open_text
 from llmkit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def width(file: str) -> int:
@@ -23,8 +24,6 @@ def width(file: str) -> int:
 def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None:
     """Write the file's vectors into those rows of `embeddings` (entries, width) whose word it has, as spelled or else
     in small letters, and say how many. The other rows stay. Raises RecipeError where it has none."""
-    import torch
-
     special = set(tokenizer.all_special_ids)
     words = {i: w for i in range(len(tokenizer)) if i not in special and (w := tokenizer.decode([i]).strip())}
     known = dict(_read(file, {*words.values(), *(w.lower() for w in words.values())}))
@@ -40,8 +39,6 @@ def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None
 def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str, list[float]]]:
     """Each word that is wanted, and its numbers. A first line of two whole numbers is word2vec's count and width; a
     word may hold spaces (some of GloVe's 840B do)."""
-    from llmkit.data.sources import open_text
-
     size = 0
     try:
         with open_text(Path(file)) as lines:
