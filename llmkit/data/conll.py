@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import mode
 from typing import Any
 
+from llmkit.console import plural
 from llmkit.data.tagging import OUTSIDE
 
 EMPTY = ("_", "")
@@ -26,7 +27,7 @@ def _sentences(lines: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
 def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """`{tokens, tags}` of each sentence: the first column and the last; those between are `column 2`, `column 3` ….
 
-    `#` may be a word. A line that begins with it is a comment only before a sentence and with other columns than it.
+    `#` may be a word. A line that begins with it is a comment only before a sentence, with other columns than it.
     Raises nothing: a sentence with a bad line is a ValueError in its place.
     """
     width = None
@@ -40,7 +41,7 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         bad = next(((n, line, cells) for n, line, cells in rows if len(cells) != width or "" in cells), None)
         if bad or width < 2:
             number, line, cells = bad or rows[0]
-            have = "an empty column" if "" in cells else f"{len(cells)} column{'s' * (len(cells) != 1)}"
+            have = "an empty column" if "" in cells else plural(len(cells), "column")
             wanted = f"the first sentence has {width}" if width > 1 else "a word and its tag are two"
             yield f"{name} line {number}", ValueError(f"{have} in {line[:40]!r}, {wanted}")
             continue
@@ -61,12 +62,9 @@ def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         rows = [(n, line.split("\t")) for n, line in sentence if not line.startswith("#")]
         bad = next(((n, c) for n, c in rows if len(c) < 10 or not re.fullmatch(r"\d+([-.]\d+)?", c[0])), None)
         if bad:
-            why = (
-                f"{len(bad[1])} columns, CoNLL-U has 10 and more"
-                if len(bad[1]) < 10
-                else f"no word has the id {bad[1][0]!r}"
-            )
-            yield f"{name} line {bad[0]}", ValueError(why)
+            line, cells = bad
+            short = f"{len(cells)} columns, CoNLL-U has 10 and more" if len(cells) < 10 else ""
+            yield f"{name} line {line}", ValueError(short or f"no word has the id {cells[0]!r}")
             continue
         rows = [(n, cells) for n, cells in rows if cells[0].isdigit()]
         if not rows:
@@ -85,10 +83,8 @@ def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
 def _frames(rows: list[list[str]]) -> list[Mapping[str, Any]]:
     """The predicates of a sentence in order, and the roles in the column of each."""
     predicates = [i for i, cells in enumerate(rows) if len(cells) > 10 and cells[10] not in EMPTY]
-    columns = [
-        ["O" if tag in EMPTY else tag for tag in column]
-        for column in itertools.zip_longest(*(c[11:] for c in rows), fillvalue="_")
-    ]
+    roles = itertools.zip_longest(*(cells[11:] for cells in rows), fillvalue="_")
+    columns = [["O" if tag in EMPTY else tag for tag in column] for column in roles]
     while len(columns) > len(predicates) and set(columns[-1]) == {"O"}:
         columns.pop()  # a sentence without predicates may still end in an empty column
     if len(columns) != len(predicates):
@@ -109,12 +105,9 @@ def _phrases(heads: list[int], predicate: int, tags: list[str]) -> list[str]:
             word = heads[word]
         return None
 
-    owners, spread = [owner(i) for i in range(len(heads))], list(tags)
-    for word in (i for i, tag in enumerate(tags) if tag not in OUTSIDE and i != predicate):
-        start, end = word, word + 1
-        while start and owners[start - 1] == word:
-            start -= 1
-        while end < len(heads) and owners[end] == word:
-            end += 1
-        spread[start:end] = [f"B-{tags[word]}", *[f"I-{tags[word]}"] * (end - start - 1)]
+    spread = list(tags)
+    for word, group in itertools.groupby(range(len(heads)), key=owner):
+        stretch = list(group)
+        if word in stretch:
+            spread[stretch[0] : stretch[-1] + 1] = [f"B-{tags[word]}", *[f"I-{tags[word]}"] * (len(stretch) - 1)]
     return spread

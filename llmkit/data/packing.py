@@ -45,10 +45,8 @@ def pack(features: datasets.Dataset, capacity: int) -> datasets.Dataset:
     table = features.data.table.combine_chunks()
     lengths = np.diff(table["input_ids"].combine_chunks().offsets.to_numpy())
     rows = fit_rows(lengths, capacity)
-    order = np.concatenate([np.asarray(r) for r in rows])
-    counts = np.cumsum([0, *(len(r) for r in rows)])
-    table = table.take(pa.array(order))
-    packed = {}
+    order, counts = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
+    table, packed = table.take(pa.array(order)), {}
     for name in table.column_names:
         column = table[name].combine_chunks()
         if pa.types.is_list(column.type):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmkit.console import say
 from llmkit.models import cpython
 
 FOLDER = Path(__file__).parent.parent / "bundled"
@@ -27,10 +26,7 @@ def read_text(name: str, split: str) -> list[dict[str, Any]]:
     if name in READ:
         return cpython.part_of(READ[name](), split)
     if name == "demo":
-        if rows := cpython.demo():
-            return rows
-        say("demo: this Python carries neither pydoc topics nor library sources; a few fables stand in", "warning")
-        return [{"text": row["text"]} for row in read_text("fables", "train")]
+        return cpython.demo()
     lines = (FOLDER / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 

@@ -31,7 +31,7 @@ PEFT_TASKS = {
 }
 COUNTS_FROM_PAD = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet")
 """models whose first position is the one after the pad token's id"""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16")  # to train; float16 is for inference
 
 
 def check(config: ModelConfig, task: Task) -> list[str]:
@@ -40,9 +40,8 @@ def check(config: ModelConfig, task: Task) -> list[str]:
         return [f"model.name: not given; give --model FOLDER, a hub id, or {', '.join(hub.bundled.MODELS)}"]
     faults = []
     if config.dtype not in DTYPES:
-        faults.append(f"model.dtype: {config.dtype!r}; choose from {', '.join(DTYPES)}")
-    if config.dtype == "float16":
-        faults.append("model.dtype: weights of float16 do not train; leave it out, and say --training.fp16 on a GPU")
+        fix = f"choose from {', '.join(DTYPES)}; float16 does not train: say --training.fp16 on a GPU instead"
+        faults.append(f"model.dtype: {config.dtype!r}; {fix}")
     if config.tokenizer_size < 1:
         faults.append(f"model.tokenizer_size: {config.tokenizer_size}; at least 1")
     try:
@@ -224,9 +223,7 @@ def _as_plain_weights(model: Any, file: Path) -> None:
 
 
 def _dtype(config: ModelConfig, fp32: bool) -> Any:
-    if config.dtype != "auto":
-        return getattr(torch, config.dtype)
-    return torch.float32 if fp32 else "auto"
+    return getattr(torch, config.dtype) if config.dtype != "auto" else torch.float32 if fp32 else "auto"
 
 
 def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:

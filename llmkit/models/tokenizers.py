@@ -93,9 +93,8 @@ def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedToken
         train(kind, size, task.texts(rows), task.tokenizer_style).save_pretrained(folder)
         return {}
 
-    folder, _, _ = cache.entry(
-        "tokenizer", cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows)), build
-    )
+    key = cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows))
+    folder, _, _ = cache.entry("tokenizer", key, build)
     tokenizer, unknown = with_pad(AutoTokenizer.from_pretrained(str(folder))), ""
     if kind == "word":
         ids = tokenizer(list(task.texts(rows)), add_special_tokens=False, verbose=False)["input_ids"]
@@ -115,8 +114,8 @@ def _add_characters(tokenizer: Any, texts: Iterator[str]) -> None:
 
 
 def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> PreTrainedTokenizerBase:
-    """A new tokenizer. `kind`: bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice). `style`: gpt2
-    (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds the vocabulary of all but char.
+    """A new tokenizer. `kind`: bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice). `style`:
+    gpt2 (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds all vocabularies but char's.
     """
     names, frames = STYLES.get(style, ({}, {}))
     unknown = names.get("unk_token", BERT["unk_token"] if kind == "wordpiece" else "<unk>")
