@@ -117,9 +117,7 @@ def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str
     return found
 
 
-def _assemble(
-    read: dict[str, list[tuple]], fraction: float | None, task: Task, config: DataConfig
-) -> dict[str, Dataset]:
+def _assemble(read: dict[str, list], fraction: float | None, task: Task, config: DataConfig) -> dict[str, Dataset]:
     import datasets
 
     from llmkit.data.splits import split_off, weigh

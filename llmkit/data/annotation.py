@@ -12,31 +12,28 @@ from transformers import TrainingArguments
 
 from llmkit.console import say
 from llmkit.data import cache, preparation
+from llmkit.data.preparation import Noted, Parts
 from llmkit.data.sampling import EpochSampler, RowView
 from llmkit.task import Task
 
 
-def annotate(
-    task: Task, features: dict[str, Dataset], model: Any, tokenizer: Any, layout: str, args: TrainingArguments
-) -> dict[str, Dataset]:
+def annotate(task: Task, features: Parts, model: Any, tokenizer: Any, layout: str, args: TrainingArguments) -> Parts:
     """`features` with the task's `annotations`: reused where the same rows met the same weights before. Computed in the
     precision that training computes in, so that the untrained model agrees with what is written down of it."""
     if not task.annotations:
         return features
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    known = (weights_digest(model), preparation.code_key(task), layout, dtype)  # and no knob: see Task.annotations
-    found = {}
+    found, precision = {}, (args.bf16, args.fp16)
+    known = (weights_digest(model), preparation.code_key(task), layout, precision)  # and no knob: see Task.annotations
     for part, dataset in features.items():
-        build = functools.partial(_build, task, dataset, model, tokenizer, layout, args, dtype)
+        build = functools.partial(_build, task, dataset, model, tokenizer, layout, args)
         found[part], _, reused = cache.kept("annotated", cache.digest(cache.rows_digest(dataset), *known), build)
         names = ", ".join(task.annotations)
         say(f"{part}: {names} from the untrained model" + (" (prepared before)" if reused else ""), "data")
     return found
 
 
-def _build(
-    task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, args: TrainingArguments, dtype: Any
-) -> tuple[Dataset, dict[str, Any]]:
+def _build(task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, args: TrainingArguments) -> Noted:
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     columns: dict[str, list[Any]] = {name: [] for name in task.annotations}
     view, in_order = RowView(features), EpochSampler(len(features), args.per_device_eval_batch_size, shuffle=False)
     was_training, device = model.training, args.device

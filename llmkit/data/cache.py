@@ -15,6 +15,8 @@ from typing import Any
 import datasets
 from accelerate import PartialState
 
+Noted = tuple[datasets.Dataset, dict[str, Any]]
+"""A dataset, and what is to be said of it."""
 VERSION = 2  # raise it when the shape of what is kept changes
 
 
@@ -58,8 +60,8 @@ def entry(kind: str, key: str, build: Callable[[Path], dict[str, Any]]) -> tuple
     return folder, json.loads((folder / "notes.json").read_text(encoding="utf-8")), reused
 
 
-def kept(kind: str, key: str, build: Callable[[], tuple[Any, Any]]) -> tuple[datasets.Dataset, dict[str, Any], bool]:
-    """An `entry` that is a dataset: `(dataset, notes, whether it was there)`. `build` makes the first two."""
+def kept(kind: str, key: str, build: Callable[[], Noted]) -> tuple[datasets.Dataset, dict[str, Any], bool]:
+    """An `entry` that is a dataset: `(dataset, notes, whether it was there)`."""
 
     def save(folder: Path) -> dict[str, Any]:
         dataset, notes = build()

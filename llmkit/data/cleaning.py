@@ -35,9 +35,7 @@ def clean(source: Source, task: Task, config: DataConfig, part: str) -> tuple[Da
     return datasets.Dataset(pa.concat_tables(chunks, promote_options="permissive")), len(bad)
 
 
-def usable(
-    source: Source, task: Task, config: DataConfig, part: str, bad: list[str], size: int
-) -> Iterator[list[dict[str, Any]]]:
+def usable(source: Source, task: Task, config: DataConfig, part: str, bad: list[str], size: int) -> Iterator[list]:
     """The rows of `source` that `task.read_row` takes, `size` at a time; what is wrong with the others is appended to
     `bad`. Raises RecipeError where a column is missing."""
     raw = iter(source.rows())

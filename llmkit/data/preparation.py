@@ -19,13 +19,13 @@ from llmkit.data import cache, packing
 from llmkit.errors import RecipeError
 from llmkit.task import Task
 
+Parts = dict[str, Dataset]
+Noted = cache.Noted
 BATCH = 1000
 MANY_UNKNOWN = 0.05
 
 
-def prepare(
-    task: Task, rows: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase, max_length: int, packed: bool
-) -> dict[str, Dataset]:
+def prepare(task: Task, rows: Parts, tokenizer: PreTrainedTokenizerBase, max_length: int, packed: bool) -> Parts:
     """Features of each part, from the cache where the same rows, tokenizer, task and arguments were seen before."""
     features = {}
     for part, dataset in rows.items():
@@ -36,9 +36,7 @@ def prepare(
     return features
 
 
-def encode(
-    task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[Dataset, dict[str, int]]:
+def encode(task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Noted:
     """Features of every row, each with the index of its `row`, and how many rows were truncated or gave none."""
     tables, truncated = [], 0
     for start in range(0, len(rows), BATCH):
@@ -50,22 +48,15 @@ def encode(
     return Dataset(table), {"truncated": truncated, "dropped": len(rows) - len(table["row"].unique())}
 
 
-def _build(
-    task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool, part: str
-) -> tuple[Dataset, dict[str, Any]]:
+def _build(task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool, part: str) -> Noted:
     features, notes = encode(task, rows, tokenizer, max_length)
     if not len(features):
         raise RecipeError(f"data.{part}: no row is left after encoding: all {len(rows)} are too short to learn from")
     ids = features.data.column("input_ids")
     flat = pc.list_flatten(ids)
-    unknown = tokenizer.unk_token_id
-    if unknown is None or unknown == tokenizer.eos_token_id:  # GPT-2 knows all
-        unknown = -1
-    notes |= {
-        "tokens": len(flat),
-        "longest": pc.max(pc.list_value_length(ids)).as_py(),
-        "unknown": pc.sum(pc.equal(flat, unknown)).as_py() or 0,
-    }
+    notes |= {"tokens": len(flat), "longest": pc.max(pc.list_value_length(ids)).as_py(), "unknown": 0}
+    if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):  # GPT-2 knows all
+        notes["unknown"] = pc.sum(pc.equal(flat, tokenizer.unk_token_id)).as_py()
     return (packing.pack(features, max_length) if packed else features), notes
 
 

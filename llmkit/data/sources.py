@@ -250,12 +250,10 @@ def _read_json(path: Path) -> Iterator[Row]:
     yield from ((f"{path} row {i}", row) for i, row in enumerate(content, 1))
 
 
-def _read_csv(
-    path: Path, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL, names: tuple[str, ...] = ()
-) -> Iterator[Row]:
+def _read_csv(path: Path, cut: str = ",", quoting: Any = csv.QUOTE_MINIMAL, names: Sequence[str] = ()) -> Iterator[Row]:
     """A table's rows, by the names in its first line, or by `names` where it has no such line."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(_lines(path), delimiter=cut, quoting=quoting, strict=True)
     try:
         header = names or next(reader, ())
         if twice := sorted({repr(name) for name in header if header.count(name) > 1}):
@@ -303,7 +301,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".tsv": functools.partial(_read_csv, delimiter="\t"),
+    ".tsv": functools.partial(_read_csv, cut="\t"),
     ".parquet": _read_table,
     ".arrow": _read_table,
     ".conllu": lambda path: conll.read_conllu(str(path), _lines(path)),

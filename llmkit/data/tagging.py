@@ -14,6 +14,9 @@ from llmkit.errors import RecipeError
 Span = tuple[str, int, int]
 """`(label, first word, last word + 1)`."""
 
+Words = Sequence[tuple[str, int]]
+"""Of a sentence, each with its number, or MARK or UNREAD."""
+
 OUTSIDE = ("O", "_")
 MARK, UNREAD = -1, -2
 """In place of a word's number: what is no word of the sentence, and a word whose tag is not asked for."""
@@ -27,9 +30,8 @@ _OPENS = re.compile(rf".*[{_WIDE}(\[{{“‘]", re.DOTALL)
 def _splitter() -> Any:
     from tokenizers import Regex, pre_tokenizers
 
-    return pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"), pre_tokenizers.BertPreTokenizer()]
-    )
+    chinese = pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")
+    return pre_tokenizers.Sequence([chinese, pre_tokenizers.BertPreTokenizer()])
 
 
 def split(text: str) -> list[tuple[str, int, int]]:
@@ -154,9 +156,7 @@ def prefers_spaces(tokenizer: Any) -> bool:
     return running["input_ids"] == tokenizer(given, is_split_into_words=True, add_special_tokens=False)["input_ids"][0]
 
 
-def windows(
-    sentences: Sequence[Sequence[tuple[str, int]]], tokenizer: Any, max_length: int
-) -> list[tuple[int, list[int], list[int]]]:
+def windows(sentences: Sequence[Words], tokenizer: Any, max_length: int) -> list[tuple[int, list[int], list[int]]]:
     """`(sentence, ids, reads)` of each window: a sentence of more than `max_length` sub-words is several, of which
     neighbours share a quarter. sentences: words with their numbers (or MARK, UNREAD). `reads` has a word's number at
     its first sub-word, and less than 0 elsewhere. Each word is read once, in the window where it stands farthest from
@@ -190,7 +190,7 @@ def windows(
     return list(zip(owner, encoded["input_ids"], reads, strict=True))
 
 
-def pieces(sentence: Sequence[tuple[str, int]], spaced: bool) -> list[str]:
+def pieces(sentence: Words, spaced: bool) -> list[str]:
     """Words as the tokenizer is given them; a mark has no space before it."""
     words = [word for word, number in sentence if number != MARK]
     given = iter(join(words) if spaced else words)
