@@ -14,6 +14,7 @@ from typing import Any
 
 import datasets
 from accelerate import PartialState
+from huggingface_hub import constants
 
 Noted = tuple[datasets.Dataset, dict[str, Any]]
 """A dataset, and what is to be said of it."""
@@ -22,10 +23,7 @@ VERSION = 2  # raise it when the shape of what is kept changes
 
 def cache_root() -> Path:
     """`LLMKIT_CACHE`, or llmkit's folder in the cache of the Hugging Face libraries (HF_HOME)."""
-    if given := os.environ.get("LLMKIT_CACHE"):
-        return Path(given).expanduser()
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(home).expanduser() / "llmkit"
+    return Path(os.environ.get("LLMKIT_CACHE") or f"{constants.HF_HOME}/llmkit").expanduser()
 
 
 def digest(*parts: Any) -> str:

@@ -16,10 +16,10 @@ NAMED = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "heads": 6}
 """Columns of CoNLL-U that are read, by their place."""
 
 
-def _sentences(lines: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
-    """The numbered lines of each sentence. A line of nothing but tabs and spaces is an empty one."""
+def blocks(lines: Iterable[str], blank: str | None = None) -> Iterator[list[tuple[int, str]]]:
+    """The numbered lines of each block. Empty lines part blocks, and those of nothing but `blank` (white space)."""
     numbered = ((i, line.rstrip("\r\n")) for i, line in enumerate(lines, 1))
-    for filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip("\t "))):
+    for filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip(blank))):
         if filled:
             yield list(group)
 
@@ -31,7 +31,7 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
     Raises nothing: a sentence with a bad line is a ValueError in its place.
     """
     width = None
-    for sentence in _sentences(lines):
+    for sentence in blocks(lines, "\t "):
         rows = [(number, line, re.split("\t" if "\t" in line else " +", line.strip(" "))) for number, line in sentence]
         width = width or mode(len(cells) for _, _, cells in [r for r in rows if r[1][0] != "#"] or rows)
         while rows and rows[0][1].startswith("#") and len(rows[0][2]) != width:
@@ -58,7 +58,7 @@ def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
     an argument: `head_frames` is a list of `{predicate, tags}` just so, `frames` the same with each role on the phrase
     below that head. A sentence with a bad line is a ValueError in its place.
     """
-    for sentence in _sentences(lines):
+    for sentence in blocks(lines, "\t "):
         rows = [(n, line.split("\t")) for n, line in sentence if not line.startswith("#")]
         bad = next(((n, c) for n, c in rows if len(c) < 10 or not re.fullmatch(r"\d+([-.]\d+)?", c[0])), None)
         if bad:

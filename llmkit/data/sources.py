@@ -10,7 +10,6 @@ import functools
 import glob as globbing
 import hashlib
 import io
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -214,15 +213,12 @@ def _lines(path: Path) -> Iterator[str]:
 def _read_text(path: Path, document: str = "file") -> Iterator[Row]:
     if document == "file":
         yield str(path), {"text": "".join(_lines(path))}
-        return
-    lines = ((i, line.rstrip("\r\n")) for i, line in enumerate(_lines(path), 1))
-    if document == "line":
+    elif document == "paragraph":
+        for block in conll.blocks(_lines(path)):
+            yield f"{path} line {block[0][0]}", {"text": "\n".join(line for _, line in block)}
+    else:
+        lines = ((i, line.rstrip("\r\n")) for i, line in enumerate(_lines(path), 1))
         yield from ((f"{path} line {i}", {"text": line}) for i, line in lines if line.strip())
-        return
-    for filled, group in itertools.groupby(lines, key=lambda pair: bool(pair[1].strip())):
-        if filled:
-            start, first = next(group)
-            yield f"{path} line {start}", {"text": "\n".join([first, *(line for _, line in group)])}
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
