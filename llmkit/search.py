@@ -6,8 +6,6 @@ matrix product is too slow, examples/vector_store.py hands it over.
     texts.jsonl      {"id", "text"}, in the order of the vectors
 """
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Sequence

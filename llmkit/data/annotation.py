@@ -1,7 +1,5 @@
 """Columns that the model itself gives the features, before it is trained: computed once, kept like the features."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from typing import Any

@@ -1,7 +1,5 @@
 """What was prepared once, kept on disk under a key made of everything it depends on: reused, never wrongly."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

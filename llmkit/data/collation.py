@@ -1,7 +1,5 @@
 """Features become a batch of tensors. Packed documents are kept apart in one of the layouts below."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from typing import Any

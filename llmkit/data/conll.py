@@ -1,7 +1,5 @@
 """CoNLL files as they come: a word a line, its columns parted by tabs or spaces, an empty line between sentences."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,8 +1,6 @@
 """Conversations: turns read from the usual formats, put into a tokenizer's chat template, and taken apart by what the
 assistant says."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any

@@ -4,8 +4,6 @@ Best-fit decreasing: documents, longest first, each into the fullest row that st
 instead would leave no padding, but would split nearly every short document and hide its beginning from its end.
 """
 
-from __future__ import annotations
-
 import bisect
 
 import datasets

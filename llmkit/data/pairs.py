@@ -5,8 +5,6 @@ Features hold both sequences in one list, `chosen` the length of the first. A pr
 beginning; an answer is never cut: a pair with one that does not fit is left out, and counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Rows become features: encoded once, packed, stored compactly, kept on disk; what was cut is counted and said."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

@@ -5,8 +5,6 @@ fills the last batch of a multi-process epoch with rows trained twice. Here a fi
 batch weighs nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass

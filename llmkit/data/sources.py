@@ -3,8 +3,6 @@
 A raw row leaves here as `(where, mapping)`; `where` is what an error names: `my.jsonl line 12`.
 """
 
-from __future__ import annotations
-
 import csv
 import functools
 import glob as globbing

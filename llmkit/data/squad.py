@@ -1,7 +1,5 @@
 """Questions about a text as they come: SQuAD's JSON (articles of paragraphs of questions, 1 and 2), or one a row."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

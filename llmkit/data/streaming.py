@@ -1,7 +1,5 @@
 """Rows read while training, never all at once: the same sources, cleaning, encoding and packing, a chunk at a time."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,7 +42,7 @@ class Stream:
                     yield {**encoded[int(i)], "row": number, "epoch": epoch}
                     number += 1
 
-    def batches(self, size: int, rank: int, processes: int) -> MicroBatches:
+    def batches(self, size: int, rank: int, processes: int) -> "MicroBatches":
         return MicroBatches(self, size, rank, processes)
 
 

@@ -1,7 +1,5 @@
 """Words and their tags: a text split into words, words as one text, sub-words of long sentences, tags read as spans."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import itertools

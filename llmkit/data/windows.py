@@ -1,7 +1,5 @@
 """A question and a long context in rows of features: overlapping windows of the context, each after the question."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What comes with llmkit, or with every CPython: texts by name and split, and two tiny models."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path

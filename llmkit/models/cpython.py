@@ -3,8 +3,6 @@
 Read as source by `ast`: nothing is imported, nothing run. All of it differs a little between Python versions.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """From a model's name to a folder: run folder, bundled model, cache, hub; a quick answer where there is no hub."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Models: pretrained, from scratch, with an adapter; safetensors only, never a repository's own code."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,8 +4,6 @@ Padding is told from text by position, never by id (collation makes labels and m
 the pad token and the real EOS is still trained on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

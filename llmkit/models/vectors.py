@@ -1,7 +1,5 @@
 """Word vectors of GloVe or word2vec, in their text format, as a model's first embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
