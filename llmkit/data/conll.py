@@ -49,8 +49,8 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """`{tokens, lemmas, upos, xpos, heads, frames, head_frames}` of each sentence of CoNLL-U (syntactic words; comments,
-    ranges such as 1-2 and empty nodes such as 8.1 left out).
+    """`{tokens, lemmas, upos, xpos, heads, frames, head_frames}` of each sentence of CoNLL-U (syntactic words alone: no
+    comments, ranges such as 1-2 or empty nodes such as 8.1).
 
     Files with predicates in column 11 and a column of roles for each after it (Universal Propositions) mark the head of
     an argument: `head_frames` is a list of `{predicate, tags}` just so, `frames` the same with each role on the phrase

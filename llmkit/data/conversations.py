@@ -58,7 +58,7 @@ def encode_learning(turns: Sequence[Turn], tokenizer: Any) -> tuple[list[int], l
 
 
 def encode_answers(turns: Sequence[Turn], answers: Sequence[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
-    """Ids of a prompt, and of each answer to it, its end included. A token that lies across the border is the answer's."""
+    """Ids of a prompt, and of each answer to it, its end included. A token across the border is the answer's."""
     prompt = encode(turns, tokenizer, ask=True)
     whole = [encode([*turns, said(answer)], tokenizer) for answer in answers]
     border = min(shared(prompt, ids) for ids in whole)

@@ -32,15 +32,14 @@ class Stream:
 
     def features(self) -> Iterator[dict[str, Any]]:
         """Features with `row` (a running number) and `epoch` (the pass)."""
-        number = 0
+        numbers = itertools.count()
         for epoch in itertools.count():
             random = np.random.default_rng((self.config.seed, epoch))
             for rows in _chunks(self.task, self.config):
                 encoded, _ = preparation.encode(self.task, rows, self.tokenizer, self.max_length)
                 encoded = packing.pack(encoded, self.max_length) if self.packed else encoded
-                for i in random.permutation(len(encoded)):
-                    yield {**encoded[int(i)], "row": number, "epoch": epoch}
-                    number += 1
+                for i in random.permutation(len(encoded)).tolist():
+                    yield {**encoded[i], "row": next(numbers), "epoch": epoch}
 
     def batches(self, size: int, rank: int, processes: int) -> "MicroBatches":
         return MicroBatches(self, size, rank, processes)

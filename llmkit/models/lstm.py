@@ -140,7 +140,11 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
         """input_ids: (rows, tokens), read on from `state`. attention_mask: (rows, tokens, or with those read before), 0
         where a token is padding, before or after the text: it is not read. Raises ValueError for a mask of blocks."""
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
-        mask = self._padding(attention_mask, input_ids.shape[1])
+        if attention_mask is not None and attention_mask.dim() != 2:
+            given = tuple(attention_mask.shape)
+            raise ValueError(f"a recurrent model knows padding (rows, tokens) alone, not a mask of {given}")
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].long()
+        mask = None if mask is None or mask.all() else mask  # where none of them is padding
         read = torch.zeros_like(input_ids[None, :, 0]) if state is None else state[-1]
         vectors = self.embedding(input_ids) * self.scale
         if self.positions is not None:
@@ -155,13 +159,6 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
             read = read + (input_ids.shape[1] if mask is None else mask.sum(1))
             output.state = (*(memory if self.config.cell == "lstm" else (memory,)), read)
         return output
-
-    @staticmethod
-    def _padding(mask: torch.Tensor | None, tokens: int) -> torch.Tensor | None:
-        """The mask of the last `tokens`, or None where none of them is padding."""
-        if mask is not None and mask.dim() != 2:
-            raise ValueError(f"a recurrent model knows padding (rows, tokens) alone, not a mask of {tuple(mask.shape)}")
-        return None if mask is None or mask[:, -tokens:].all() else mask[:, -tokens:].long()
 
     def _read(self, vectors: torch.Tensor, mask: torch.Tensor | None, memory: Any, keep: bool) -> tuple[Any, Any]:
         """The last layer's output (rows, tokens, hidden), and the memory after each row's last token. Padding must not

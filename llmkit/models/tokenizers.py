@@ -113,7 +113,7 @@ def _add_characters(tokenizer: Any, texts: Iterator[str]) -> None:
 
 def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> PreTrainedTokenizerBase:
     """A new tokenizer. `kind`: bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice). `style`:
-    gpt2 (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds all vocabularies but char's.
+    gpt2 (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds all but char's.
     """
     names, frames = STYLES.get(style, ({}, {}))
     unknown = names.get("unk_token", BERT["unk_token"] if kind == "wordpiece" else "<unk>")

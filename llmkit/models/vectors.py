@@ -48,14 +48,13 @@ def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str
                 size = size or len(parts) - 1
                 word = " ".join(parts[:-size])
                 try:
-                    numbers = [float(n) for n in parts[-size:]] if wanted is None or word in wanted else []
+                    if not word or size < 2:
+                        raise ValueError
+                    if wanted is None or word in wanted:
+                        yield word, [float(n) for n in parts[-size:]]
                 except ValueError:
-                    word = ""
-                if not word or size < 2:
                     expected = "a word and its numbers" if size < 2 else f"a word and {size} numbers"
-                    raise RecipeError(f"model.vectors: {file} line {number} is not {expected}")
-                if numbers:
-                    yield word, numbers
+                    raise RecipeError(f"model.vectors: {file} line {number} is not {expected}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"model.vectors: {file} is no text; of word2vec's formats the text one is read") from None
     except OSError as e:
