@@ -198,14 +198,25 @@ def _lines(path: Path) -> Iterator[str]:
     """The lines of a text file, with their ends. Raises RecipeError."""
     try:
         with open_text(path) as file:
-            try:
-                yield from file
-            except UnicodeDecodeError as e:  # which counts from the beginning of what was just read
-                at = file.buffer.tell() - len(e.object) + e.start
-                what = f"byte {at} is not UTF-8 (0x{e.object[e.start]:02x})"
-                raise RecipeError(f"{path}: {what}; convert it first, such as: iconv -f GB18030 -t UTF-8") from None
+            yield from file
+    except UnicodeDecodeError:
+        at, byte = _first_bad_byte(path)
+        what = f"byte {at} is not UTF-8 (0x{byte:02x})"
+        raise RecipeError(f"{path}: {what}; convert it first, such as: iconv -f GB18030 -t UTF-8") from None
     except OSError as e:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
+
+
+def _first_bad_byte(path: Path) -> tuple[int, int]:
+    """Where in the (unpacked) file UTF-8 ends, counted from its beginning, and the byte there."""
+    import pyarrow
+
+    content = pyarrow.input_stream(str(path), compression="detect").read()
+    try:
+        content.decode()
+    except UnicodeDecodeError as e:
+        return e.start, content[e.start]
+    return len(content), 0
 
 
 def _read_text(path: Path, document: str = "file") -> Iterator[Row]:
