@@ -6,22 +6,23 @@ matrix product is too slow, examples/vector_store.py hands it over.
     texts.jsonl      {"id", "text"}, in the order of the vectors
 """
 
-from __future__ import annotations
-
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from llmkit import predictor
 from llmkit.console import plural, say
+from llmkit.data import sources
+from llmkit.data.annotation import weights_digest
 from llmkit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from llmkit.predictor import Predictor
+from llmkit.evaluation import metrics, retrieval
+from llmkit.models import hub, loading
+from llmkit.task import Task
 
 TEXT = ("text", "content", "body", "passage", "positive", "document")  # the column that is searched, by its usual names
 
@@ -30,83 +31,69 @@ TEXT = ("text", "content", "body", "passage", "positive", "document")  # the col
 class Index:
     """An index that was opened: its texts and vectors, and the model that asks it."""
 
-    model: Predictor
+    model: predictor.Predictor
     ids: list[str]
     texts: list[str]
     vectors: np.ndarray
 
     def query(self, questions: Sequence[str], k: int = 10) -> list[list[dict[str, Any]]]:
         """The `k` nearest texts of each question, nearest first: {"id", "text", "score"}, the score a cosine."""
-        from llmkit.evaluation.retrieval import products
-
-        asked = products(self.model.embed(list(questions)), self.vectors)
+        asked = retrieval.products(self.model.embed(list(questions)), self.vectors)
         best = ((scores, np.argsort(-scores, kind="stable")[:k]) for scores in asked)
         return [[{"id": self.ids[i], "text": self.texts[i], "score": float(s[i])} for i in order] for s, order in best]
 
 
 def build(model: str, file: str, out: str, column: str | None = None, names: str | None = None, size: int = 32) -> None:
     """Embed every text of `file` (or any data spec) and keep them in the folder `out`. Raises RecipeError."""
-    from llmkit.data.annotation import weights_digest
-    from llmkit.models import hub, loading
-    from llmkit.predictor import load, task_of
-    from llmkit.task import Task
-
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RecipeError(f"--out {out}: is there already, and left as it is; choose another folder")
     path = hub.find_model(model)
-    task = task_of(path)
+    task = predictor.task_of(path)
     if type(task).embed is Task.embed:
         task.embed(None, None, ())  # type: ignore[arg-type]  # says so
-    ids, texts, sources = _read_texts(file, column, names)
-    predictor, started = load(model), time.time()
-    limit = loading.positions(predictor.model.config, predictor.tokenizer)
-    counted = predictor.tokenizer(texts, return_attention_mask=False, verbose=False)["input_ids"] if limit else []
+    texts, origins = _read_texts(file, column, names)
+    encoder, started = predictor.load(model), time.time()
+    limit = loading.positions(encoder.model.config, encoder.tokenizer)
+    counted = encoder.tokenizer([*texts.values()], verbose=False)["input_ids"] if limit else []
     if cut := sum(len(tokens) > limit for tokens in counted):
         say(f"{cut:,} of {plural(len(texts), 'text')} cut to the {limit} tokens that the model reads", "warning")
-    vectors = predictor.embed(texts, size)
+    vectors = encoder.embed([*texts.values()], size)
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "vectors.npy", vectors)
-    lines = (json.dumps({"id": i, "text": t}, ensure_ascii=False) for i, t in zip(ids, texts, strict=True))
-    (folder / "texts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = (json.dumps({"id": key, "text": text}, ensure_ascii=False) + "\n" for key, text in texts.items())
+    (folder / "texts.jsonl").write_text("".join(lines), encoding="utf-8")
     name = str(path.resolve()) if Path(model).expanduser().exists() else model
-    about = {"model": name, "weights": weights_digest(predictor.model), "texts": len(texts), "sources": sources}
+    about = {"model": name, "weights": weights_digest(encoder.model), "texts": len(texts), "sources": origins}
     (folder / "index.json").write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say(f"{plural(len(texts), 'text')}, {vectors.shape[1]} wide, in {time.time() - started:.1f} s: {folder}", "result")
 
 
-def _read_texts(file: str, column: str | None, names: str | None) -> tuple[list[str], list[str], list[dict[str, Any]]]:
-    """`(ids, texts, where they came from)`: a row's `id`, or its number from 1 on. Raises RecipeError."""
-    from llmkit.data import sources
-
+def _read_texts(file: str, column: str | None, names: str | None) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """`({id: text}, where they came from)`: a row's `id`, or its number from 1 on. Raises RecipeError."""
     texts: dict[str, str] = {}
+    usual = (column,) if column else TEXT
     found = sources.find(file, "train", "line", (names,) if names else ())
     for where, row in (pair for source in found for pair in source.rows()):
         there = row if isinstance(row, dict) else {}
-        text = next((there[c] for c in ((column,) if column else TEXT) if c in there), None)
-        key = str(there.get("id", len(texts) + 1))
+        text, key = next((there[c] for c in usual if c in there), None), str(there.get("id", len(texts) + 1))
         if not isinstance(text, str) or not text.strip():
             columns = f"its columns are {', '.join(there)}; say --column NAME" if there else str(row)
-            raise RecipeError(f"{where}: no text in {column or ' or '.join(TEXT)}; {columns}")
+            raise RecipeError(f"{where}: no text in {' or '.join(usual)}; {columns}")
         if key in texts:
             raise RecipeError(f"{where}: the id {key!r} stood before")
         texts[key] = text
     if not texts:
         raise RecipeError(f"{file}: is empty")
-    return list(texts), list(texts.values()), [{"name": s.name, "sha256": s.sha256} for s in found]
+    return texts, [{"name": s.name, "sha256": s.sha256} for s in found]
 
 
 def load(folder: str) -> Index:
     """An index, with its model. Raises RecipeError where the model is no longer what the index was built with."""
-    from llmkit import predictor
-    from llmkit.data.annotation import weights_digest
-
-    try:
+    with hub.refusing(f"index {folder!r}: cannot be read; build it with llmkit search build", OSError, ValueError):
         about = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (Path(folder) / "texts.jsonl").open(encoding="utf-8")]
         vectors = np.load(Path(folder) / "vectors.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as e:
-        raise RecipeError(f"index {folder!r}: cannot be read ({e}); build it with llmkit search build") from None
     if len(rows) != len(vectors):
         raise RecipeError(f"index {folder!r}: {len(rows)} texts, {len(vectors)} vectors; build it again")
     model = predictor.load(about["model"])
@@ -116,14 +103,10 @@ def load(folder: str) -> Index:
 
 
 def evaluate(index: Index, judgements: str) -> dict[str, Any]:
-    """`{"metrics", "intervals", "baselines": {"BM25": …}, "examples"}` over rows {"query", "relevant"}: a list of ids, or
-    a mapping of ids to gains. Raises RecipeError for an id that the index does not have."""
-    from llmkit.evaluation import metrics, retrieval
-
-    relevant: list[dict[int, float]] = []
-    questions = list(_read_judgements(judgements, {i: n for n, i in enumerate(index.ids)}, relevant))
-    if not questions:
-        raise RecipeError(f"{judgements}: is empty")
+    """`{"metrics", "intervals", "baselines": {"BM25": …}, "examples"}` over rows {"query", "relevant"}: a list of ids,
+    or a mapping of ids to gains. Raises RecipeError for an id that the index does not have."""
+    judged = _read_judgements(judgements, {key: number for number, key in enumerate(index.ids)})
+    questions, relevant = (list(column) for column in zip(*judged, strict=True))
     found = retrieval.rank(retrieval.products(index.model.embed(questions), index.vectors), relevant)
     words = retrieval.rank(retrieval.BM25(index.texts).scores(questions), relevant)
     return {
@@ -134,10 +117,9 @@ def evaluate(index: Index, judgements: str) -> dict[str, Any]:
     }
 
 
-def _read_judgements(file: str, number: dict[str, int], relevant: list[dict[int, float]]) -> Iterator[str]:
-    """The questions; what answers each, as `{number: gain}`, is appended to `relevant`."""
-    from llmkit.data import sources
-
+def _read_judgements(file: str, number: dict[str, int]) -> list[tuple[str, dict[int, float]]]:
+    """Each question, and what answers it: `{number: gain}`. Raises RecipeError."""
+    judged = []
     for where, row in (pair for source in sources.find(file, "test") for pair in source.rows()):
         given = row.get("relevant") if isinstance(row, dict) else None
         given = dict.fromkeys(map(str, given), 1.0) if isinstance(given, list) else given
@@ -146,5 +128,7 @@ def _read_judgements(file: str, number: dict[str, int], relevant: list[dict[int,
             raise RecipeError(f'{where}: expected {{"query": "words", "relevant": ["id", …]}} or {{"id": gain}}')
         if missing := [i for i in gains if i not in number]:
             raise RecipeError(f"{where}: the index has no id {missing[0]!r}; it has {', '.join([*number][:4])} …")
-        relevant.append({number[i]: float(gain) for i, gain in gains.items()})
-        yield row["query"]
+        judged.append((row["query"], {number[i]: float(gain) for i, gain in gains.items()}))
+    if not judged:
+        raise RecipeError(f"{file}: is empty")
+    return judged

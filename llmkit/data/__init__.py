@@ -11,6 +11,7 @@ from llmkit.errors import RecipeError, raise_faults
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from llmkit.data.sources import Source
     from llmkit.recipe import DataConfig
     from llmkit.task import Task
 
@@ -35,10 +36,9 @@ def check(config: DataConfig, task: Task) -> list[str]:
             faults.append(f"data.{name}: {getattr(config, name)!r} is none of {', '.join(choices)}")
     if config.max_length is not None and config.max_length < 2:
         faults.append(f"data.max_length: {config.max_length} leaves nothing to learn from; at least 2")
-    if config.streaming and (isinstance(config.validation, (int, float)) or _own_part(config, "validation") is None):
-        faults.append(
-            "data.streaming: give --data.validation a source of its own; a fraction would read everything first"
-        )
+    if config.streaming and isinstance(_own_part(config, "validation"), (int, float, type(None))):
+        fix = "give --data.validation a source of its own; a fraction would read everything first"
+        faults.append(f"data.streaming: {fix}")
     if config.streaming and task.annotations:
         faults.append(f"data.streaming: {task.name} first asks the untrained model about every row; leave it out")
     if config.packing and not task.packs:
@@ -51,49 +51,44 @@ def load_rows(config: DataConfig, task: Task) -> Loaded:
     given = {"train": config.train, **{part: _own_part(config, part) for part in ("validation", "test")}}
     if config.streaming:
         return _load_streamed(given, config, task)
-    fraction = given["validation"] if given["validation"] is not None else DEFAULT_FRACTION
-    fraction = fraction if isinstance(fraction, (int, float)) and not isinstance(fraction, bool) else None
+    fraction = DEFAULT_FRACTION if given["validation"] is None else given["validation"]
+    if isinstance(fraction, (int, float)) and not isinstance(fraction, bool):
+        del given["validation"]
+    else:
+        fraction = None
     faults: list[str] = []
-    read = {
-        p: _read(given[p], p, task, config, faults)
-        for p in given
-        if given[p] is not None and not (p == "validation" and fraction is not None)
-    }
+    read = {p: _read(spec, p, task, config, faults) for p, spec in given.items() if spec is not None}
     raise_faults(faults)
-    rows, sources = _assemble(read, fraction, task, config)
+    rows = _assemble(read, fraction, task, config)
+    sources = [
+        {"part": part, "name": source.name, "sha256": source.sha256, "rows": len(good), "left_out": bad}
+        for part, found in read.items()
+        for source, good, bad in found
+    ]
     for part, dataset in rows.items():
-        names = (
-            ", ".join(dict.fromkeys(s["name"] for s in sources if s["part"] == part))
-            or f"split off train ({fraction:g})"
-        )
-        say(f"{part}: {plural(len(dataset), 'row')} from {names}", "data")
+        names = ", ".join(dict.fromkeys(s["name"] for s in sources if s["part"] == part))
+        say(f"{part}: {plural(len(dataset), 'row')} from {names or f'split off train ({fraction:g})'}", "data")
     _warn_of_leaks(rows)
     return Loaded(rows, sources)
 
 
 def _own_part(config: DataConfig, part: str) -> Any:
     """What is given for `part`; where nothing is, the training source, if it has such a part of its own."""
-    from llmkit.data.sources import folder_has
-    from llmkit.models.bundled import TEXTS
+    from llmkit.data.sources import has_part
 
-    given, train = getattr(config, part), config.train
-    has = folder_has(train, part) or (isinstance(train, str) and part in TEXTS.get(train, ()))
-    return train if given is None and has else given
+    given = getattr(config, part)
+    return config.train if given is None and has_part(config.train, part) else given
 
 
 def _load_streamed(given: dict[str, Any], config: DataConfig, task: Task) -> Loaded:
     from llmkit.data.streaming import sample
 
     rows = {"train": sample(task, config)}
+    first = plural(len(rows["train"]), "row")
     rows |= {p: load_part(spec, task, config, p) for p, spec in given.items() if p != "train" and spec is not None}
-    say(
-        f"train: streamed from {config.train}; the first {plural(len(rows['train']), 'row')} teach labels and tokenizer",
-        "data",
-    )
-    return Loaded(
-        rows,
-        [{"part": p, "name": str(given[p]), "sha256": None, "rows": len(r), "left_out": 0} for p, r in rows.items()],
-    )
+    say(f"train: streamed from {config.train}; the first {first} teach labels and tokenizer", "data")
+    unread = {"sha256": None, "left_out": 0}
+    return Loaded(rows, [{"part": p, "name": str(given[p]), "rows": len(r), **unread} for p, r in rows.items()])
 
 
 def load_part(spec: Any, task: Task, config: DataConfig, part: str = "test") -> Dataset:
@@ -103,61 +98,44 @@ def load_part(spec: Any, task: Task, config: DataConfig, part: str = "test") -> 
     faults: list[str] = []
     found = _read(spec, part, task, config, faults)
     raise_faults(faults)
-    return datasets.concatenate_datasets([cleaned.rows for _, cleaned in found])
+    return datasets.concatenate_datasets([rows for _, rows, _ in found])
 
 
-def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str]) -> list[tuple]:
+def _read(spec: Any, part: str, task: Task, config: DataConfig, faults: list[str]) -> list[tuple[Source, Dataset, int]]:
+    """Each source of a part, its usable rows, and how many bad ones were left out."""
     from llmkit.data import cleaning, sources
 
     found = []
     try:
         for source in sources.find(spec, part, config.document, config.names):
             try:
-                found.append((source, cleaning.clean(source, task, config, part)))
+                found.append((source, *cleaning.clean(source, task, config, part)))
             except RecipeError as e:
                 faults.extend(e.faults)
     except RecipeError as e:
         faults.extend(e.faults)
-    for source, cleaned in found:
-        if cleaned.bad:
-            shown = cleaned.bad if config.on_error == "report" else cleaned.bad[: cleaning.SHOWN]
-            more = f"\n         … and {len(cleaned.bad) - len(shown):,} more" if len(shown) < len(cleaned.bad) else ""
-            say(
-                f"{part}: {plural(len(cleaned.bad), 'bad row')} of {source.name} left out:\n         "
-                + "\n         ".join(shown)
-                + more,
-                "warning",
-            )
     return found
 
 
-def _assemble(
-    read: dict[str, list[tuple]], fraction: float | None, task: Task, config: DataConfig
-) -> tuple[dict, list]:
+def _assemble(read: dict[str, list], fraction: float | None, task: Task, config: DataConfig) -> dict[str, Dataset]:
     import datasets
 
     from llmkit.data.splits import split_off, weigh
 
-    parts = {part: [cleaned.rows for _, cleaned in found] for part, found in read.items()}
+    parts = {part: [rows for _, rows, _ in found] for part, found in read.items()}
     if fraction is not None:  # before weighing: no copy of a row may land on both sides
         parts["train"], held = split_off(parts["train"], fraction, config.seed, task)
         parts["validation"] = [held]
-    weights = [source.weight for source, _ in read["train"]]
+    weights = [source.weight for source, _, _ in read["train"]]
     parts["train"] = [weigh(rows, weight, config.seed) for rows, weight in zip(parts["train"], weights, strict=True)]
     ordered = [part for part in ("train", "validation", "test") if part in parts]
-    rows = {part: datasets.concatenate_datasets(parts[part]).flatten_indices() for part in ordered}
-    sources = [
-        {"part": part, "name": s.name, "sha256": s.sha256, "rows": len(c.rows), "left_out": len(c.bad)}
-        for part, found in read.items()
-        for s, c in found
-    ]
-    return rows, sources
+    return {part: datasets.concatenate_datasets(parts[part]).flatten_indices() for part in ordered}
 
 
 def _warn_of_leaks(rows: dict[str, Dataset]) -> None:
     from llmkit.data.splits import row_hashes
 
     seen = set(row_hashes(rows["train"]))
-    for part in ("validation", "test"):
-        if part in rows and (shared := sum(h in seen for h in row_hashes(rows[part]))):
+    for part, dataset in list(rows.items())[1:]:
+        if shared := sum(h in seen for h in row_hashes(dataset)):
             say(f"{plural(shared, 'row')} of {part} also stand in train: its figures will flatter", "warning")

@@ -1,55 +1,45 @@
-"""Columns that the model itself gives the features, before it is trained: computed once, then kept like the features."""
+"""Columns that the model itself gives the features, before it is trained: computed once, kept like the features."""
 
-from __future__ import annotations
-
+import functools
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from datasets import Dataset
+from transformers import TrainingArguments
 
 from llmkit.console import say
 from llmkit.data import cache, preparation
-from llmkit.data.sampling import RowView
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import TrainingArguments
-
-    from llmkit.task import Task
+from llmkit.data.preparation import Noted, Parts
+from llmkit.data.sampling import EpochSampler, RowView
+from llmkit.task import Task
 
 
-def annotate(
-    task: Task, features: dict[str, Dataset], model: Any, tokenizer: Any, layout: str, args: TrainingArguments
-) -> dict[str, Dataset]:
+def annotate(task: Task, features: Parts, model: Any, tokenizer: Any, layout: str, args: TrainingArguments) -> Parts:
     """`features` with the task's `annotations`: reused where the same rows met the same weights before. Computed in the
     precision that training computes in, so that the untrained model agrees with what is written down of it."""
     if not task.annotations:
         return features
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-    code = preparation.code_key(task)
-    weights, found = weights_digest(model), {}
+    found, precision = {}, (args.bf16, args.fp16)
+    known = (weights_digest(model), preparation.code_key(task), layout, precision)  # and no knob: see Task.annotations
     for part, dataset in features.items():
-        key = cache.digest(
-            cache.rows_digest(dataset), weights, code, layout, dtype
-        )  # and no knob: see Task.annotations
-        found[part], _, reused = cache.kept(
-            "annotated", key, lambda d=dataset: (_build(task, d, model, tokenizer, layout, args, dtype), {})
-        )
+        build = functools.partial(_build, task, dataset, model, tokenizer, layout, args)
+        found[part], _, reused = cache.kept("annotated", cache.digest(cache.rows_digest(dataset), *known), build)
         names = ", ".join(task.annotations)
         say(f"{part}: {names} from the untrained model" + (" (prepared before)" if reused else ""), "data")
     return found
 
 
-def _build(
-    task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, args: TrainingArguments, dtype: Any
-) -> Dataset:
-    view, columns, size = RowView(features), {name: [] for name in task.annotations}, args.per_device_eval_batch_size
+def _build(task: Task, features: Dataset, model: Any, tokenizer: Any, layout: str, args: TrainingArguments) -> Noted:
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    columns: dict[str, list[Any]] = {name: [] for name in task.annotations}
+    view, in_order = RowView(features), EpochSampler(len(features), args.per_device_eval_batch_size, shuffle=False)
     was_training, device = model.training, args.device
     model.to(device).eval()
     try:
-        for start in range(0, len(view), size):
-            rows = view.__getitems__([(i, 0, False) for i in range(start, min(start + size, len(view)))])
-            batch = {k: v.to(device) for k, v in task.collate(rows, tokenizer, layout).items()}
+        for keys in in_order:
+            batch = task.collate(view.__getitems__(keys), tokenizer, layout)
+            batch = {k: v.to(device) for k, v in batch.items()}
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
                 for name, values in task.annotate(model, batch).items():
                     columns[name] += values
@@ -57,7 +47,7 @@ def _build(
         model.train(was_training)
     for name, values in columns.items():
         features = features.add_column(name, values)
-    return features
+    return features, {}
 
 
 def weights_digest(model: Any) -> str:

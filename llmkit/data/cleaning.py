@@ -1,15 +1,15 @@
-"""Raw rows become a task's rows: columns found and renamed, bad rows counted and named, never passed over in silence."""
+"""Raw rows become a task's rows: columns found and renamed, bad rows counted and named, none passed over in silence."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llmkit.console import plural, say
 from llmkit.data.sources import Row, Source
-from llmkit.errors import RecipeError
+from llmkit.errors import RecipeError, raise_faults
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,110 +21,97 @@ CHUNK = 10_000
 SHOWN = 5
 
 
-@dataclass
-class Cleaned:
-    """A source's usable rows, and what was wrong with the others."""
-
-    rows: Dataset
-    bad: list[str] = field(default_factory=list)
-    """`where: why`, one for each row that was left out"""
-
-
-def clean(source: Source, task: Task, config: DataConfig, part: str) -> Cleaned:
-    """Read `source` through `task.read_row`. Raises RecipeError for a missing column or, unless told otherwise, bad rows."""
+def clean(source: Source, task: Task, config: DataConfig, part: str) -> tuple[Dataset, int]:
+    """The usable rows of `source`, and how many bad ones were left out. Raises RecipeError for a missing column or,
+    unless told otherwise, bad rows."""
     import datasets
     import pyarrow as pa
 
     bad: list[str] = []
+    chunks = [pa.Table.from_pylist(chunk) for chunk in usable(source, task, config, part, bad, CHUNK)]
+    judge(bad, source, config, part)
+    if not chunks:
+        raise RecipeError(f"data.{part}: {source.name} has no usable row; {'; '.join(bad[:SHOWN])}")
+    return datasets.Dataset(pa.concat_tables(chunks, promote_options="permissive")), len(bad)
+
+
+def usable(source: Source, task: Task, config: DataConfig, part: str, bad: list[str], size: int) -> Iterator[list]:
+    """The rows of `source` that `task.read_row` takes, `size` at a time; what is wrong with the others is appended to
+    `bad`. Raises RecipeError where a column is missing."""
     raw = iter(source.rows())
     head = list(itertools.islice(raw, 100))
     if not head:
         raise RecipeError(f"data.{part}: {source.name} is empty")
     names = find_columns(head, task, config, f"data.{part}: {source.name}")
-    good = readable(itertools.chain(head, raw), task, names, bad)
-    chunks = [pa.Table.from_pylist(chunk) for chunk in _chunks(good)]
-    if bad and config.on_error == "raise":
-        more = f" (and {len(bad) - SHOWN:,} more)" if len(bad) > SHOWN else ""
+    good = _readable(itertools.chain(head, raw), task, names, bad)
+    while chunk := list(itertools.islice(good, size)):
+        yield chunk
+
+
+def judge(bad: list[str], source: Source, config: DataConfig, part: str) -> None:
+    """Raise RecipeError for bad rows, or say which are left out: as `data.on_error` has it."""
+    if not bad:
+        return
+    count, shown = plural(len(bad), "bad row"), bad if config.on_error == "report" else bad[:SHOWN]
+    more = [f"… and {len(bad) - len(shown):,} more"] if len(shown) < len(bad) else []
+    if config.on_error == "raise":
         fix = "mend them, or leave them out with --data.on_error skip"
-        raise RecipeError(
-            f"{len(bad):,} bad {'row' if len(bad) == 1 else 'rows'}: {'; '.join(bad[:SHOWN])}{more}; {fix}"
-        )
-    if not chunks:
-        raise RecipeError(f"data.{part}: {source.name} has no usable row; {'; '.join(bad[:SHOWN])}")
-    return Cleaned(datasets.Dataset(pa.concat_tables(chunks, promote_options="permissive")), bad)
+        raise RecipeError(f"{count}: {'; '.join([*shown, *more])}; {fix}")
+    say("\n         ".join([f"{part}: {count} of {source.name} left out:", *shown, *more]), "warning")
 
 
 def find_columns(head: list[Row], task: Task, config: DataConfig, where: str) -> dict[str, str]:
     """`{the task's column: the source's}`, from the first rows. Raises RecipeError with what is there."""
     there = list(dict.fromkeys(key for _, row in head if isinstance(row, Mapping) for key in row))
-    if not there and head and not isinstance(head[0][1], Mapping):
+    if not there and not isinstance(head[0][1], Mapping):
         return {column: column for column in task.columns}  # not one row could be read: each will be named
     bare = not config.names and re.search(r"\.(csv|tsv|txt)(\.gz|\.zst)?$", where.lower())
-    hint = ", or --data.names A,B where the file has no header line" if bare else ""
+    hint = "NAME" + (", or --data.names A,B where the file has no header line" if bare else "")
+    have = f"its columns are {', '.join(there)}"
+    needed = task.columns if not task.formats else task.formats[0] if len(task.formats) == 1 else ()
     names, faults = {}, []
-    needed = task.formats[0] if len(task.formats) == 1 else () if task.formats else task.columns
     for column, usual in task.columns.items():
         wanted = config.columns.get(column)
         found = [n for n in ((wanted,) if wanted else (column, *usual)) if n in there]
         if found:
             names[column] = found[0]
         elif wanted:
-            faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); its columns are {', '.join(there)}")
+            faults.append(f"{where}: no column {wanted!r} (data.columns.{column}); {have}")
         elif column in needed:
-            faults.append(
-                f"{where}: no column for {column!r}; its columns are {', '.join(there)}; say --data.columns.{column} NAME{hint}"
-            )
+            faults.append(f"{where}: no column for {column!r}; {have}; say --data.columns.{column} {hint}")
     if task.formats and not faults and not any(all(c in names for c in choice) for choice in task.formats):
-        wanted = "; or ".join(", ".join(choice) for choice in task.formats)
-        first = task.formats[0][0]
-        faults.append(
-            f"{where}: its columns are {', '.join(there)}; {task.name} reads {wanted}; say --data.columns.{first} NAME{hint}"
-        )
-    faults += [
-        f"data.columns.{c}: the task reads no such column; it reads {', '.join(task.columns)}"
-        for c in config.columns
-        if c not in task.columns
-    ]
-    if faults:
-        raise RecipeError(*faults)
+        wanted, first = "; or ".join(", ".join(choice) for choice in task.formats), task.formats[0][0]
+        faults.append(f"{where}: {have}; {task.name} reads {wanted}; say --data.columns.{first} {hint}")
+    known = f"the task reads no such column; it reads {', '.join(task.columns)}"
+    raise_faults([*faults, *(f"data.columns.{c}: {known}" for c in config.columns if c not in task.columns)])
     return names
 
 
-def readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows that `task.read_row` takes; what is wrong with the others is appended to `bad`."""
+def _readable(raw: Iterable[Row], task: Task, names: Mapping[str, str], bad: list[str]) -> Iterator[dict[str, Any]]:
     kinds: dict[str, str] = {}
     for where, row in raw:
-        if isinstance(row, ValueError):
-            bad.append(f"{where}: {row}")
-        elif not isinstance(row, Mapping):
-            bad.append(f"{where}: {type(row).__name__}, not a mapping of columns")
-        else:
-            try:
-                found = task.read_row({column: row.get(name) for column, name in names.items()})
-                for one in found if isinstance(found, list) else [found]:
-                    if isinstance(one, ValueError):
-                        bad.append(f"{where}: {one}")
-                    else:
-                        _check_kinds(one, kinds)
-                        yield one
-            except ValueError as e:
-                bad.append(f"{where}: {e}")
+        for one in _read(row, task, names):
+            if fault := one if isinstance(one, ValueError) else _other_kind(one, kinds):
+                bad.append(f"{where}: {fault}")
+            else:
+                yield one
 
 
-def _check_kinds(row: Mapping[str, Any], kinds: dict[str, str]) -> None:
-    """A column holds one kind of value, that of its first row: Arrow would refuse the whole file."""
+def _read(row: Any, task: Task, names: Mapping[str, str]) -> list[dict[str, Any] | ValueError]:
+    """The rows that a raw row holds for the task, a bad one as the ValueError that says why."""
+    if not isinstance(row, Mapping):
+        return [row if isinstance(row, ValueError) else ValueError(f"{type(row).__name__}, not a mapping of columns")]
+    try:
+        found = task.read_row({column: row.get(name) for column, name in names.items()})
+    except ValueError as e:
+        return [e]
+    return found if isinstance(found, list) else [found]
+
+
+def _other_kind(row: Mapping[str, Any], kinds: dict[str, str]) -> str | None:
+    """What is wrong with a column of another kind than in the first row: Arrow would refuse the whole file."""
     for column, value in row.items():
-        kind = (
-            "a number"
-            if isinstance(value, (int, float))
-            else "text"
-            if isinstance(value, str)
-            else type(value).__name__
-        )
+        kind = "a number" if isinstance(value, (int, float)) else {str: "text"}.get(type(value), type(value).__name__)
         if value is not None and kinds.setdefault(column, kind) != kind:
-            raise ValueError(f"{column!r} is {kind}, and {kinds[column]} in the rows before")
-
-
-def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    while chunk := list(itertools.islice(rows, CHUNK)):
-        yield chunk
+            return f"{column!r} is {kind}, and {kinds[column]} in the rows before"
+    return None

@@ -1,7 +1,6 @@
 """Features become a batch of tensors. Packed documents are kept apart in one of the layouts below."""
 
-from __future__ import annotations
-
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,29 +65,23 @@ def keeps_apart(model: Any, causal: bool) -> str | None:
     where none does (a recurrent model, say)."""
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(0, vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
-    alone = [{"input_ids": ids[:5]}, {"input_ids": ids[5:]}]
     together = [{"input_ids": ids, "segments": [5, 7]}]
-    was_training, device = model.training, model.device
+    options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+
+    def logits(features: list[dict[str, Any]], layout: str) -> torch.Tensor:
+        batch = {k: v.to(model.device) for k, v in tokens(features, 0, layout, causal).items()}
+        with torch.no_grad():
+            return model(**batch, **options).logits[0].float()
+
+    was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
-
-            def logits(features: list[dict[str, Any]], layout: str) -> torch.Tensor:
-                batch = tokens(features, 0, layout, causal)
-                return model(**{k: v.to(device) for k, v in batch.items()}, **_no_cache(model)).logits[0].float()
-
-            expected = torch.cat([logits([f], "padded") for f in alone])
-            tolerance = 1e-3 * expected.abs().max() if model.dtype == torch.float32 else 0.05 * expected.abs().max()
-            for layout in LAYOUTS:
-                try:
-                    if (logits(together, layout) - expected).abs().max() < tolerance:
-                        return layout
-                except (TypeError, ValueError, RuntimeError, IndexError):  # this architecture takes no such mask
-                    continue
+        expected = torch.cat([logits([{"input_ids": part}], "padded") for part in (ids[:5], ids[5:])])
+        tolerance = expected.abs().max() * (1e-3 if model.dtype == torch.float32 else 0.05)
+        for layout in LAYOUTS:
+            with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):  # it takes no such mask
+                if (logits(together, layout) - expected).abs().max() < tolerance:
+                    return layout
     finally:
         model.train(was_training)
     return None
-
-
-def _no_cache(model: Any) -> dict[str, bool]:
-    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}

@@ -1,13 +1,12 @@
 """CoNLL files as they come: a word a line, its columns parted by tabs or spaces, an empty line between sentences."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import mode
 from typing import Any
 
+from llmkit.console import plural
 from llmkit.data.tagging import OUTSIDE
 
 EMPTY = ("_", "")
@@ -15,10 +14,10 @@ NAMED = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "heads": 6}
 """Columns of CoNLL-U that are read, by their place."""
 
 
-def _sentences(lines: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
-    """The numbered lines of each sentence. A line of nothing but tabs and spaces is an empty one."""
+def blocks(lines: Iterable[str], blank: str | None = None) -> Iterator[list[tuple[int, str]]]:
+    """The numbered lines of each block. Empty lines part blocks, and those of nothing but `blank` (white space)."""
     numbered = ((i, line.rstrip("\r\n")) for i, line in enumerate(lines, 1))
-    for filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip("\t "))):
+    for filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip(blank))):
         if filled:
             yield list(group)
 
@@ -26,11 +25,11 @@ def _sentences(lines: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
 def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
     """`{tokens, tags}` of each sentence: the first column and the last; those between are `column 2`, `column 3` ….
 
-    `#` may be a word. A line that begins with it is a comment only before a sentence and with other columns than it.
+    `#` may be a word. A line that begins with it is a comment only before a sentence, with other columns than it.
     Raises nothing: a sentence with a bad line is a ValueError in its place.
     """
     width = None
-    for sentence in _sentences(lines):
+    for sentence in blocks(lines, "\t "):
         rows = [(number, line, re.split("\t" if "\t" in line else " +", line.strip(" "))) for number, line in sentence]
         width = width or mode(len(cells) for _, _, cells in [r for r in rows if r[1][0] != "#"] or rows)
         while rows and rows[0][1].startswith("#") and len(rows[0][2]) != width:
@@ -40,7 +39,7 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         bad = next(((n, line, cells) for n, line, cells in rows if len(cells) != width or "" in cells), None)
         if bad or width < 2:
             number, line, cells = bad or rows[0]
-            have = "an empty column" if "" in cells else f"{len(cells)} column{'s' * (len(cells) != 1)}"
+            have = "an empty column" if "" in cells else plural(len(cells), "column")
             wanted = f"the first sentence has {width}" if width > 1 else "a word and its tag are two"
             yield f"{name} line {number}", ValueError(f"{have} in {line[:40]!r}, {wanted}")
             continue
@@ -50,23 +49,20 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 
 def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """`{tokens, lemmas, upos, xpos, heads, frames, head_frames}` of each sentence of CoNLL-U (syntactic words; comments,
-    ranges such as 1-2 and empty nodes such as 8.1 left out).
+    """`{tokens, lemmas, upos, xpos, heads, frames, head_frames}` of each sentence of CoNLL-U (syntactic words alone: no
+    comments, ranges such as 1-2 or empty nodes such as 8.1).
 
     Files with predicates in column 11 and a column of roles for each after it (Universal Propositions) mark the head of
     an argument: `head_frames` is a list of `{predicate, tags}` just so, `frames` the same with each role on the phrase
     below that head. A sentence with a bad line is a ValueError in its place.
     """
-    for sentence in _sentences(lines):
+    for sentence in blocks(lines, "\t "):
         rows = [(n, line.split("\t")) for n, line in sentence if not line.startswith("#")]
         bad = next(((n, c) for n, c in rows if len(c) < 10 or not re.fullmatch(r"\d+([-.]\d+)?", c[0])), None)
         if bad:
-            why = (
-                f"{len(bad[1])} columns, CoNLL-U has 10 and more"
-                if len(bad[1]) < 10
-                else f"no word has the id {bad[1][0]!r}"
-            )
-            yield f"{name} line {bad[0]}", ValueError(why)
+            line, cells = bad
+            short = f"{len(cells)} columns, CoNLL-U has 10 and more" if len(cells) < 10 else ""
+            yield f"{name} line {line}", ValueError(short or f"no word has the id {cells[0]!r}")
             continue
         rows = [(n, cells) for n, cells in rows if cells[0].isdigit()]
         if not rows:
@@ -85,10 +81,8 @@ def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
 def _frames(rows: list[list[str]]) -> list[Mapping[str, Any]]:
     """The predicates of a sentence in order, and the roles in the column of each."""
     predicates = [i for i, cells in enumerate(rows) if len(cells) > 10 and cells[10] not in EMPTY]
-    columns = [
-        ["O" if tag in EMPTY else tag for tag in column]
-        for column in itertools.zip_longest(*(c[11:] for c in rows), fillvalue="_")
-    ]
+    roles = itertools.zip_longest(*(cells[11:] for cells in rows), fillvalue="_")
+    columns = [["O" if tag in EMPTY else tag for tag in column] for column in roles]
     while len(columns) > len(predicates) and set(columns[-1]) == {"O"}:
         columns.pop()  # a sentence without predicates may still end in an empty column
     if len(columns) != len(predicates):
@@ -109,12 +103,9 @@ def _phrases(heads: list[int], predicate: int, tags: list[str]) -> list[str]:
             word = heads[word]
         return None
 
-    owners, spread = [owner(i) for i in range(len(heads))], list(tags)
-    for word in (i for i, tag in enumerate(tags) if tag not in OUTSIDE and i != predicate):
-        start, end = word, word + 1
-        while start and owners[start - 1] == word:
-            start -= 1
-        while end < len(heads) and owners[end] == word:
-            end += 1
-        spread[start:end] = [f"B-{tags[word]}", *[f"I-{tags[word]}"] * (end - start - 1)]
+    spread = list(tags)
+    for word, group in itertools.groupby(range(len(heads)), key=owner):
+        stretch = list(group)
+        if word in stretch:
+            spread[stretch[0] : stretch[-1] + 1] = [f"B-{tags[word]}", *[f"I-{tags[word]}"] * (len(stretch) - 1)]
     return spread

@@ -1,8 +1,6 @@
 """Conversations: turns read from the usual formats, put into a tokenizer's chat template, and taken apart by what the
 assistant says."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
@@ -18,20 +16,18 @@ PLAIN_TEMPLATE = (
 
 
 def read_turns(messages: Any, column: str = "messages") -> list[dict[str, str]]:
-    """Turns as role and content. Raises ValueError where `messages` is not a list of them."""
+    """Turns as role and content (ShareGPT: from and value). Raises ValueError where `messages` is no list of them."""
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"{column!r} is not a list of turns")
-    return [read_turn(message) for message in messages]
-
-
-def read_turn(message: Any) -> dict[str, str]:
-    """A turn as role and content; ShareGPT says from and value. Raises ValueError."""
-    if not isinstance(message, Mapping):
-        raise ValueError(f"a turn is {type(message).__name__}, not role and content")
-    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
-    if role not in ROLES or not isinstance(content, str):
-        raise ValueError(f"a turn with role {role!r} (known: {', '.join(ROLES)}) and content {str(content)[:20]!r}")
-    return {"role": ROLES[role], "content": content}
+    turns = []
+    for turn in messages:
+        if not isinstance(turn, Mapping):
+            raise ValueError(f"a turn is {type(turn).__name__}, not role and content")
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if role not in ROLES or not isinstance(content, str):
+            raise ValueError(f"a turn with role {role!r} (known: {', '.join(ROLES)}) and content {str(content)[:20]!r}")
+        turns.append({"role": ROLES[role], "content": content})
+    return turns
 
 
 def said(content: str) -> dict[str, str]:
@@ -62,7 +58,7 @@ def encode_learning(turns: Sequence[Turn], tokenizer: Any) -> tuple[list[int], l
 
 
 def encode_answers(turns: Sequence[Turn], answers: Sequence[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:
-    """Ids of a prompt, and of each answer to it, its end included. A token that lies across the border is the answer's."""
+    """Ids of a prompt, and of each answer to it, its end included. A token across the border is the answer's."""
     prompt = encode(turns, tokenizer, ask=True)
     whole = [encode([*turns, said(answer)], tokenizer) for answer in answers]
     border = min(shared(prompt, ids) for ids in whole)

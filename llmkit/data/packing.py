@@ -4,15 +4,11 @@ Best-fit decreasing: documents, longest first, each into the fullest row that st
 instead would leave no padding, but would split nearly every short document and hide its beginning from its end.
 """
 
-from __future__ import annotations
-
 import bisect
-from typing import TYPE_CHECKING
 
+import datasets
 import numpy as np
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+import pyarrow as pa
 
 
 def chunks(ids: list[int], length: int) -> list[list[int]]:
@@ -41,19 +37,14 @@ def fit_rows(lengths: np.ndarray, capacity: int) -> list[list[int]]:
     return rows
 
 
-def pack(features: Dataset, capacity: int) -> Dataset:
+def pack(features: datasets.Dataset, capacity: int) -> datasets.Dataset:
     """`features` with documents sharing rows: token columns joined, `segments` the length of each document in a row,
     `row` the raw row of the first."""
-    import datasets
-    import pyarrow as pa
-
     table = features.data.table.combine_chunks()
     lengths = np.diff(table["input_ids"].combine_chunks().offsets.to_numpy())
     rows = fit_rows(lengths, capacity)
-    order = np.concatenate([np.asarray(r) for r in rows])
-    counts = np.cumsum([0, *(len(r) for r in rows)])
-    table = table.take(pa.array(order))
-    packed = {}
+    order, counts = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
+    table, packed = table.take(pa.array(order)), {}
     for name in table.column_names:
         column = table[name].combine_chunks()
         if pa.types.is_list(column.type):

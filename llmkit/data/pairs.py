@@ -5,16 +5,14 @@ Features hold both sequences in one list, `chosen` the length of the first. A pr
 beginning; an answer is never cut: a pair with one that does not fit is left out, and counted.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
 
 from llmkit.data import conversations
-
-if TYPE_CHECKING:
-    import torch
-    from datasets import Dataset
 
 SIDES = ("chosen", "rejected")
 
@@ -69,9 +67,7 @@ def halves(features: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
     return chosen + [{name: f[name][f["chosen"] :] for name in names} for f in features]
 
 
-def log_loss(margins: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+def log_loss(margins: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """The negative log-likelihood of each preference under the Bradley-Terry model, where a share `label_smoothing` of
     them is the wrong way round (Mitchell 2023)."""
-    import torch.nn.functional as F
-
     return -(1 - label_smoothing) * F.logsigmoid(margins) - label_smoothing * F.logsigmoid(-margins)

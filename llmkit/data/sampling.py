@@ -5,10 +5,9 @@ fills the last batch of a multi-process epoch with rows trained twice. Here a fi
 batch weighs nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ FILLER = -1
 MEGABATCH = 50  # batches whose rows are sorted together when grouping by length
 
 
+@dataclass(eq=False)
 class EpochSampler(torch.utils.data.Sampler):
     """This process's micro-batches of an epoch, as lists of `(position, epoch, is a filler)`.
 
@@ -25,24 +25,17 @@ class EpochSampler(torch.utils.data.Sampler):
     micro-batches r, r + processes, … of it. `lengths` groups rows of like length, with whole global batches shuffled.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        *,
-        accumulation: int = 1,
-        rank: int = 0,
-        processes: int = 1,
-        seed: int = 0,
-        shuffle: bool = True,
-        lengths: Sequence[int] | None = None,
-        drop_last: bool = False,
-    ):
-        self.size, self.batch_size, self.accumulation = size, batch_size, accumulation
-        self.rank, self.processes, self.seed, self.shuffle = rank, processes, seed, shuffle
-        self.lengths = None if lengths is None else np.asarray(lengths)
-        self.drop_last = drop_last
-        self.epoch = 0
+    size: int
+    batch_size: int
+    _: KW_ONLY
+    accumulation: int = 1
+    rank: int = 0
+    processes: int = 1
+    seed: int = 0
+    shuffle: bool = True
+    lengths: Sequence[int] | None = None
+    drop_last: bool = False
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -61,29 +54,23 @@ class EpochSampler(torch.utils.data.Sampler):
         order = random.permutation(self.size)
         if self.lengths is None:
             return order
-        batch = self.batch_size * self.accumulation * self.processes
-        pool = batch * MEGABATCH
-        order = np.concatenate(
-            [p[np.argsort(-self.lengths[p], kind="stable")] for p in np.split(order, range(pool, self.size, pool))]
-        )
-        whole = self.size // batch
-        batches = order[: whole * batch].reshape(whole, batch)
-        longest = batches[:1].copy() if whole else batches  # first: memory that will not do is found at once
-        return np.concatenate(
-            [longest.ravel(), batches[1:][random.permutation(max(whole - 1, 0))].ravel(), order[whole * batch :]]
-        )
+        batch, lengths = self.batch_size * self.accumulation * self.processes, np.asarray(self.lengths)
+        pools = np.split(order, range(batch * MEGABATCH, self.size, batch * MEGABATCH))
+        order = np.concatenate([pool[np.argsort(-lengths[pool], kind="stable")] for pool in pools])
+        whole = self.size // batch * batch
+        rest = order[:whole].reshape(-1, batch)[1:]  # the longest stay first: memory that will not do is found at once
+        rest[:] = rest[random.permutation(len(rest))]
+        return order
 
     def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
-        order = self.order()
+        order = self.order().tolist()
         for step in range(len(self)):
-            start = (step * self.processes + self.rank) * self.batch_size
-            mine = [(int(i), self.epoch, False) for i in order[start : start + self.batch_size]]
-            yield mine + [(int(order[k % self.size]), self.epoch, True) for k in range(self._missing(step, len(mine)))]
-
-    def _missing(self, step: int, mine: int) -> int:
-        """Fillers for this micro-batch: as many as make it as long as rank 0's, so that ranks stay in step."""
-        start = step * self.processes * self.batch_size
-        return min(self.batch_size, self.size - start) - mine
+            first = step * self.processes * self.batch_size
+            start = first + self.rank * self.batch_size
+            mine = [(i, self.epoch, False) for i in order[start : start + self.batch_size]]
+            # fillers: as many as make it as long as rank 0's, so that ranks stay in step
+            missing = min(self.batch_size, self.size - first) - len(mine)
+            yield mine + [(order[k % self.size], self.epoch, True) for k in range(missing)]
 
 
 class RowView(torch.utils.data.Dataset):
@@ -97,9 +84,8 @@ class RowView(torch.utils.data.Dataset):
 
     def __getitems__(self, keys: Sequence[tuple[int, int, bool]]) -> list[dict[str, Any]]:
         columns = self.features[[position for position, _, _ in keys]]
-        names = [n for n in columns if n != "row"]
         return [
-            {**{n: columns[n][i] for n in names}, "row": FILLER if filler else position, "epoch": epoch}
+            {**{n: values[i] for n, values in columns.items()}, "row": FILLER if filler else position, "epoch": epoch}
             for i, (position, epoch, filler) in enumerate(keys)
         ]
 

@@ -3,17 +3,15 @@
 A raw row leaves here as `(where, mapping)`; `where` is what an error names: `my.jsonl line 12`.
 """
 
-from __future__ import annotations
-
 import csv
+import functools
 import glob as globbing
 import hashlib
 import io
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,41 +35,37 @@ class Source:
     rows: Callable[[], Iterable[Row]]
     sha256: str | None
     weight: float = 1.0
-    is_text: bool = False
-    """Whether a row is a stretch of plain text, with the one column `text`."""
-    files: tuple[Path, ...] = field(default=(), compare=False)
 
 
 def find(spec: Any, part: str, document: str = "file", names: Sequence[str] = ()) -> list[Source]:
     """The sources that `spec` names for `part` (train, validation, test). `names` are the columns of tables without a
     header line (.csv, .tsv, and .txt with tabs). Raises RecipeError."""
     names = tuple(name.strip() for given in names for name in given.split(","))
-    if isinstance(spec, (list, tuple)) and not (spec and is_row(spec[0])):
-        found = []
-        for entry in spec:
-            if isinstance(entry, Mapping) and (not entry.keys() <= {"source", "weight"} or "source" not in entry):
-                raise RecipeError(
-                    f"data.{part}: {dict(entry)!r}; an entry of a list is a source, or {{source: …, weight: 2}}"
-                )
-            weight = entry.get("weight", 1) if isinstance(entry, Mapping) else 1
-            if not isinstance(weight, (int, float)) or weight <= 0:
-                raise RecipeError(f"data.{part}: weight {weight!r} of {entry['source']!r} is not a number above 0")
-            for source in find(entry["source"] if isinstance(entry, Mapping) else entry, part, document, names):
-                found.append(Source(**{**source.__dict__, "weight": source.weight * weight}))
-        if not found:
-            raise RecipeError(f"data.{part}: an empty list")
-        return found
-    if hasattr(spec, "column_names") and not hasattr(spec, "__len__"):
-        raise RecipeError(
-            f"data.{part}: a {type(spec).__name__} has no length; give a Dataset, or a file with data.streaming"
-        )
-    if isinstance(spec, (list, tuple)) or hasattr(spec, "column_names"):
+    in_memory = hasattr(spec, "column_names") or (isinstance(spec, (list, tuple)) and spec and is_row(spec[0]))
+    if in_memory:
+        if not hasattr(spec, "__len__"):
+            kind = type(spec).__name__
+            raise RecipeError(f"data.{part}: a {kind} has no length; give a Dataset, or a file with data.streaming")
         return [Source(f"{type(spec).__name__} of {len(spec)} rows", lambda: _from_memory(spec), None)]
-    if isinstance(spec, Path):
-        spec = str(spec)
-    if not isinstance(spec, str):
+    if isinstance(spec, (list, tuple)):
+        if not spec:
+            raise RecipeError(f"data.{part}: an empty list")
+        return [source for entry in spec for source in _weighted(entry, part, document, names)]
+    if not isinstance(spec, (str, Path)):
         raise RecipeError(f"data.{part}: {spec!r} is no path, glob, hub id, bundled name, list or Dataset")
-    return _find_named(spec, part, document, names)
+    return _find_named(str(spec), part, document, names)
+
+
+def _weighted(entry: Any, part: str, document: str, names: tuple[str, ...]) -> list[Source]:
+    """The sources of an entry of a list: a spec, or `{source: …, weight: 2}`."""
+    if not isinstance(entry, Mapping):
+        return find(entry, part, document, names)
+    if not {"source"} <= entry.keys() <= {"source", "weight"}:
+        raise RecipeError(f"data.{part}: {dict(entry)!r}; an entry of a list is a source, or {{source: …, weight: 2}}")
+    weight = entry.get("weight", 1)
+    if not isinstance(weight, (int, float)) or weight <= 0:
+        raise RecipeError(f"data.{part}: weight {weight!r} of {entry['source']!r} is not a number above 0")
+    return [replace(s, weight=s.weight * weight) for s in find(entry["source"], part, document, names)]
 
 
 def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> list[Source]:
@@ -89,7 +83,7 @@ def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> 
 
     name, _, split = spec.removesuffix("]").partition("[")
     if name in bundled.TEXTS:
-        return [bundled_source(name, split or part, part)]
+        return [_bundled(name, split or part, part)]
     looks_like_file = bool(_suffix(path)) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
     if looks_like_file and not spec.startswith("hub:"):
         around = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -98,42 +92,35 @@ def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> 
     return [_hub(name.removeprefix("hub:"), split or part, part, spec)]
 
 
-def bundled_source(name: str, split: str, part: str = "train") -> Source:
-    """The bundled text `name`, one of its splits."""
+def _bundled(name: str, split: str, part: str) -> Source:
     from llmkit.models import bundled
 
-    try:
-        rows = bundled.read_text(name, split)
-    except KeyError:
-        raise RecipeError(
-            f"data.{part}: {name!r} has no split {split!r}; it has {', '.join(bundled.TEXTS[name])}"
-        ) from None
+    if split not in bundled.TEXTS[name]:
+        raise RecipeError(f"data.{part}: {name!r} has no split {split!r}; it has {', '.join(bundled.TEXTS[name])}")
+    rows, label = bundled.read_text(name, split), f"{name}[{split}]"
     digest = hashlib.sha256(json.dumps(rows, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-    label = f"{name}[{split}]"
-    return Source(label, lambda: ((f"{label} row {i + 1}", row) for i, row in enumerate(rows)), digest)
+    return Source(label, lambda: ((f"{label} row {i}", row) for i, row in enumerate(rows, 1)), digest)
 
 
 def _suffix(path: Path) -> str:
     """`.jsonl` of a.jsonl, b.jsonl.gz and c.JSONL.zst; empty where llmkit has no reader for it."""
-    suffixes = [s.lower() for s in path.suffixes]
-    if suffixes and suffixes[-1] in (".gz", ".zst"):
-        suffixes.pop()
+    suffixes = [s for s in map(str.lower, path.suffixes) if s not in (".gz", ".zst")]
     return suffixes[-1] if suffixes and suffixes[-1] in READERS else ""
 
 
 def _file(path: Path, document: str, names: tuple[str, ...] = ()) -> Source:
     suffix = _suffix(path)
     if not suffix:
-        raise RecipeError(
-            f"{path}: cannot read {path.suffix or 'a file without ending'}; readable: {', '.join(READERS)} (and .gz, .zst)"
-        )
+        what = path.suffix or "a file without ending"
+        raise RecipeError(f"{path}: cannot read {what}; readable: {', '.join(READERS)} (and .gz, .zst)")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    read = functools.partial(READERS[suffix], path)
     if names and suffix in TABLES:
-        return Source(str(path), lambda: _read_csv(path, *TABLES[suffix], names), digest, files=(path,))
-    text = suffix in (".txt", ".md")
-    read = (lambda: _read_text(path, document)) if text else (lambda: READERS[suffix](path))
-    return Source(str(path), read, digest, is_text=text, files=(path,))
+        read = functools.partial(_read_csv, path, *TABLES[suffix], names)
+    elif suffix in (".txt", ".md"):
+        read = functools.partial(_read_text, path, document)
+    return Source(str(path), read, digest)
 
 
 def _folder(path: Path, part: str, document: str, names: tuple[str, ...]) -> list[Source]:
@@ -147,7 +134,8 @@ def _folder(path: Path, part: str, document: str, names: tuple[str, ...]) -> lis
             loaded = loaded[part]
         return [Source(str(path), lambda: _from_memory(loaded), None)]
     files = sorted(f for f in path.rglob("*") if f.is_file() and _suffix(f) and f.name != "SOURCE.txt")
-    of = {f: next((p for p, words in SPLIT_WORDS.items() if _words(f.relative_to(path)) & words), None) for f in files}
+    words = {f: set(re.split(r"[^a-z]+", str(f.relative_to(path)).lower())) for f in files}
+    of = {f: next((p for p, known in SPLIT_WORDS.items() if known & words[f]), None) for f in files}
     chosen = [f for f in files if of[f] == part]
     if part == "train" and not chosen:
         chosen = [f for f in files if of[f] is None]  # files that name no part; never those of another
@@ -157,16 +145,16 @@ def _folder(path: Path, part: str, document: str, names: tuple[str, ...]) -> lis
     return [_file(f, document, names) for f in chosen]
 
 
-def _words(path: Path) -> set[str]:
-    return set(re.split(r"[^a-z]+", str(path).lower()))
+def has_part(spec: Any, part: str) -> bool:
+    """Whether what is given as training data, a folder or a bundled name, holds a part of its own (`test.csv` beside
+    `train.csv`)."""
+    from llmkit.models import bundled
 
-
-def folder_has(path: Any, part: str) -> bool:
-    """Whether a folder given as training data holds a part of its own (`test.csv` beside `train.csv`)."""
-    if not isinstance(path, (str, Path)) or not (folder := Path(path).expanduser()).is_dir():
+    if not isinstance(spec, (str, Path)):
         return False
-    if (folder / "state.json").exists():  # one saved Dataset: all of it is what was asked for
-        return False
+    folder = Path(spec).expanduser()
+    if not folder.is_dir() or (folder / "state.json").exists():  # one saved Dataset: all of it is what was asked for
+        return part in bundled.TEXTS.get(str(spec), ())
     try:
         return bool(find(folder, part))
     except RecipeError:
@@ -182,8 +170,8 @@ def _from_memory(rows: Any) -> Iterator[Row]:
             return [named(column, v) for v in value]
         return labels[column].int2str(value) if value is not None and value >= 0 else value
 
-    for i, row in enumerate(rows):
-        yield f"row {i + 1}", {k: named(k, v) if k in labels else v for k, v in row.items()}
+    for i, row in enumerate(rows, 1):
+        yield f"row {i}", {k: named(k, v) if k in labels else v for k, v in row.items()}
 
 
 def _hub(name: str, split: str, part: str, spec: str) -> Source:
@@ -192,12 +180,9 @@ def _hub(name: str, split: str, part: str, spec: str) -> Source:
     hub.require_reachable(f"data.{part}: {spec!r} is no file, folder or bundled name ({', '.join(bundled.TEXTS)})")
     import datasets
 
-    owner, *rest = name.split("/")
-    repo, config = ("/".join([owner, *rest[:1]]), rest[1] if len(rest) > 1 else None)
-    try:
-        loaded = datasets.load_dataset(repo, config, split=split)
-    except Exception as e:  # the hub's errors have no common class; their first line says what they mean
-        raise RecipeError(f"data.{part}: {spec!r} cannot be had from the hub: {str(e).splitlines()[0]}") from None
+    owner, repo, config = [*name.split("/"), "", ""][:3]
+    with hub.refusing(f"data.{part}: {spec!r} cannot be had from the hub", Exception):  # they have no common class
+        loaded = datasets.load_dataset(f"{owner}/{repo}".rstrip("/"), config or None, split=split)
     return Source(spec, lambda: _from_memory(loaded), None)
 
 
@@ -209,15 +194,15 @@ def open_text(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(pyarrow.input_stream(str(path), compression="detect"), encoding="utf-8-sig", newline="")
 
 
-def _decoded(path: Path, read: Callable[[io.TextIOWrapper], Iterable[Any]]) -> Iterator[Any]:
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a text file, with their ends. Raises RecipeError."""
     try:
         with open_text(path) as file:
-            yield from read(file)
+            yield from file
     except UnicodeDecodeError:
         at, byte = _first_bad_byte(path)
-        raise RecipeError(
-            f"{path}: byte {at} is not UTF-8 (0x{byte:02x}); convert it first, such as: iconv -f GB18030 -t UTF-8"
-        ) from None
+        what = f"byte {at} is not UTF-8 (0x{byte:02x})"
+        raise RecipeError(f"{path}: {what}; convert it first, such as: iconv -f GB18030 -t UTF-8") from None
     except OSError as e:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
 
@@ -226,8 +211,7 @@ def _first_bad_byte(path: Path) -> tuple[int, int]:
     """Where in the (unpacked) file UTF-8 ends, counted from its beginning, and the byte there."""
     import pyarrow
 
-    with pyarrow.input_stream(str(path), compression="detect") as file:
-        content = file.read()
+    content = pyarrow.input_stream(str(path), compression="detect").read()
     try:
         content.decode()
     except UnicodeDecodeError as e:
@@ -235,23 +219,19 @@ def _first_bad_byte(path: Path) -> tuple[int, int]:
     return len(content), 0
 
 
-def _read_text(path: Path, document: str) -> Iterator[Row]:
+def _read_text(path: Path, document: str = "file") -> Iterator[Row]:
     if document == "file":
-        content = "".join(_decoded(path, lambda f: [f.read()]))
-        yield str(path), {"text": content}
-        return
-    lines = ((i, line.rstrip("\r\n")) for i, line in enumerate(_decoded(path, lambda f: f), 1))
-    if document == "line":
+        yield str(path), {"text": "".join(_lines(path))}
+    elif document == "paragraph":
+        for block in conll.blocks(_lines(path)):
+            yield f"{path} line {block[0][0]}", {"text": "\n".join(line for _, line in block)}
+    else:
+        lines = ((i, line.rstrip("\r\n")) for i, line in enumerate(_lines(path), 1))
         yield from ((f"{path} line {i}", {"text": line}) for i, line in lines if line.strip())
-        return
-    for filled, group in itertools.groupby(lines, key=lambda pair: bool(pair[1].strip())):
-        if filled:
-            start, first = next(group)
-            yield f"{path} line {start}", {"text": "\n".join([first, *(line for _, line in group)])}
 
 
 def _read_jsonl(path: Path) -> Iterator[Row]:
-    for i, line in enumerate(_decoded(path, lambda f: f), 1):
+    for i, line in enumerate(_lines(path), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -262,7 +242,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 def _read_json(path: Path) -> Iterator[Row]:
     try:
-        content = json.loads("".join(_decoded(path, lambda f: [f.read()])))
+        content = json.loads("".join(_lines(path)))
     except json.JSONDecodeError as e:
         if e.msg == "Extra data":  # a row a line under the wrong name
             yield from _read_jsonl(path)
@@ -275,22 +255,16 @@ def _read_json(path: Path) -> Iterator[Row]:
     yield from ((f"{path} row {i}", row) for i, row in enumerate(content, 1))
 
 
-def _read_csv(
-    path: Path, delimiter: str = ",", quoting: Any = csv.QUOTE_MINIMAL, names: tuple[str, ...] = ()
-) -> Iterator[Row]:
+def _read_csv(path: Path, cut: str = ",", quoting: Any = csv.QUOTE_MINIMAL, names: Sequence[str] = ()) -> Iterator[Row]:
     """A table's rows, by the names in its first line, or by `names` where it has no such line."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(_decoded(path, lambda f: f), delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(_lines(path), delimiter=cut, quoting=quoting, strict=True)
     try:
-        header = names or next(reader, None)
-        if twice := {name for name in header or () if header.count(name) > 1}:
-            raise RecipeError(
-                f"{path}: {', '.join(map(repr, sorted(twice)))} stands twice in the header; name each column once"
-            )
-        for values in reader:
+        header = names or next(reader, ())
+        if twice := sorted({repr(name) for name in header if header.count(name) > 1}):
+            raise RecipeError(f"{path}: {', '.join(twice)} stands twice in the header; name each column once")
+        for values in filter(None, reader):
             where = f"{path} line {reader.line_num}"
-            if not values:
-                continue
             if tuple(values) == names:
                 raise RecipeError(f"{where}: is a header itself; leave out data.names")
             if len(values) != len(header):  # the stock reader shifts such a row silently
@@ -300,10 +274,6 @@ def _read_csv(
                 yield where, dict(zip(header, values, strict=True))
     except csv.Error as e:
         raise RecipeError(f"{path} line {reader.line_num}: not CSV ({e})") from None
-
-
-def _read_tsv(path: Path) -> Iterator[Row]:
-    return _read_csv(path, delimiter="\t")
 
 
 def _read_table(path: Path) -> Iterator[Row]:
@@ -316,10 +286,8 @@ def _read_table(path: Path) -> Iterator[Row]:
             table = pa.parquet.read_table(path)
         else:
             with pa.memory_map(str(path)) as file:
-                try:
-                    table = pa.ipc.open_stream(file).read_all()
-                except pa.ArrowInvalid:
-                    table = pa.ipc.open_file(file).read_all()
+                is_file = file.read_at(6, 0) == b"ARROW1"  # Arrow's file format; `datasets` writes the stream format
+                table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(file).read_all()
         loaded = datasets.Dataset(table)
     except (pa.ArrowInvalid, OSError) as e:
         raise RecipeError(f"{path}: not {_suffix(path)[1:]} ({str(e).splitlines()[0]})") from None
@@ -331,18 +299,16 @@ TABLES: dict[str, tuple[str, Any]] = {  # without a header: what parts the field
     ".tsv": ("\t", csv.QUOTE_MINIMAL),
     ".txt": ("\t", csv.QUOTE_NONE),
 }
+CONLL = (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".annotated")
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".txt": lambda p: _read_text(p, "file"),
-    ".md": lambda p: _read_text(p, "file"),
+    ".txt": _read_text,
+    ".md": _read_text,
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
-    ".tsv": _read_tsv,
+    ".tsv": functools.partial(_read_csv, cut="\t"),
     ".parquet": _read_table,
     ".arrow": _read_table,
-    ".conllu": lambda p: conll.read_conllu(str(p), _decoded(p, lambda f: f)),
-    **dict.fromkeys(
-        (".conll", ".bio", ".iob", ".iob2", ".bioes", ".bmes", ".annotated"),
-        lambda p: conll.read_columns(str(p), _decoded(p, lambda f: f)),
-    ),
+    ".conllu": lambda path: conll.read_conllu(str(path), _lines(path)),
+    **dict.fromkeys(CONLL, lambda path: conll.read_columns(str(path), _lines(path))),
 }

@@ -20,11 +20,6 @@ def row_hashes(rows: Dataset, seed: int = 0) -> list[bytes]:
     return [hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=12, key=key).digest() for row in rows]
 
 
-def _documents(rows: Dataset, seed: int, task: Task) -> list[bytes]:
-    """A digest of the document that each row belongs to."""
-    return row_hashes(rows.select_columns(task.document) if task.document else rows, seed)
-
-
 def split_off(pieces: list[Dataset], fraction: float, seed: int, task: Task) -> tuple[list[Dataset], Dataset]:
     """`(the rest of each piece, about fraction of all documents)`: a document that stands in several pieces is held
     out of all. A lone document is cut near its end instead. Raises RecipeError."""
@@ -35,14 +30,12 @@ def split_off(pieces: list[Dataset], fraction: float, seed: int, task: Task) -> 
     if sum(map(len, pieces)) == 1 and task.whole_documents and pieces[0][0].get("text"):
         kept, held = _cut(pieces[0], fraction)
         return [kept], held
-    hashes = [_documents(rows, seed, task) for rows in pieces]
+    hashes = [row_hashes(rows.select_columns(task.document) if task.document else rows, seed) for rows in pieces]
     distinct = sorted({h for piece in hashes for h in piece})
     chosen = set(distinct[: max(1, round(fraction * len(distinct)))])
     if len(chosen) == len(distinct):
-        rows = sum(map(len, pieces))
-        raise RecipeError(
-            f"data.validation: {rows} rows ({len(distinct)} distinct) cannot be split; give a file or more rows"
-        )
+        have = f"{sum(map(len, pieces))} rows ({len(distinct)} distinct)"
+        raise RecipeError(f"data.validation: {have} cannot be split; give a file or more rows")
     rest, held, seen = [], [], set()
     for rows, piece in zip(pieces, hashes, strict=True):
         rest.append(rows.select([i for i, h in enumerate(piece) if h not in chosen]))
@@ -66,12 +59,8 @@ def _cut(rows: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
 
 def weigh(rows: Dataset, weight: float, seed: int) -> Dataset:
     """Rows as often as `weight` says: 2 is twice each, 0.5 a half of them, chosen by content."""
-    import datasets
-
-    whole, part = int(weight), weight - int(weight)
-    parts = [rows] * whole
-    if part:
-        hashes = row_hashes(rows, seed)
-        order = sorted(range(len(rows)), key=lambda i: hashes[i])
-        parts.append(rows.select(sorted(order[: round(part * len(rows))])))
-    return datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
+    if weight == 1:
+        return rows
+    hashes, size = row_hashes(rows, seed), len(rows)
+    chosen = sorted(range(size), key=hashes.__getitem__)[: round((weight - int(weight)) * size)]
+    return rows.select([*range(size)] * int(weight) + sorted(chosen))

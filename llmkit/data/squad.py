@@ -1,6 +1,4 @@
-"""Questions about a text as they come: SQuAD's JSON (articles of paragraphs of questions, versions 1 and 2), or one a row."""
-
-from __future__ import annotations
+"""Questions about a text as they come: SQuAD's JSON (articles of paragraphs of questions, 1 and 2), or one a row."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,24 +1,19 @@
 """Rows read while training, never all at once: the same sources, cleaning, encoding and packing, a chunk at a time."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
-from llmkit.console import say
 from llmkit.data import cleaning, packing, preparation, sources
 from llmkit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from llmkit.recipe import DataConfig
-    from llmkit.task import Task
+from llmkit.recipe import DataConfig
+from llmkit.task import Task
 
 CHUNK = 2_000  # rows that are packed and shuffled together
 SAMPLE = 10_000  # rows from which labels, tokenizer and format are learned
@@ -37,17 +32,16 @@ class Stream:
 
     def features(self) -> Iterator[dict[str, Any]]:
         """Features with `row` (a running number) and `epoch` (the pass)."""
-        number = 0
+        numbers = itertools.count()
         for epoch in itertools.count():
             random = np.random.default_rng((self.config.seed, epoch))
             for rows in _chunks(self.task, self.config):
                 encoded, _ = preparation.encode(self.task, rows, self.tokenizer, self.max_length)
                 encoded = packing.pack(encoded, self.max_length) if self.packed else encoded
-                for i in random.permutation(len(encoded)):
-                    yield {**encoded[int(i)], "row": number, "epoch": epoch}
-                    number += 1
+                for i in random.permutation(len(encoded)).tolist():
+                    yield {**encoded[i], "row": next(numbers), "epoch": epoch}
 
-    def batches(self, size: int, rank: int, processes: int) -> MicroBatches:
+    def batches(self, size: int, rank: int, processes: int) -> "MicroBatches":
         return MicroBatches(self, size, rank, processes)
 
 
@@ -59,41 +53,25 @@ class MicroBatches(torch.utils.data.IterableDataset):
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         features = self.stream.features()
-        for number in itertools.count():
-            batch = list(itertools.islice(features, self.size))
-            if number % self.processes == self.rank:
-                yield batch
+        batches = (list(itertools.islice(features, self.size)) for _ in itertools.count())
+        return itertools.islice(batches, self.rank, None, self.processes)
 
 
-def sample(task: Task, config: DataConfig) -> Dataset:
+def sample(task: Task, config: DataConfig) -> datasets.Dataset:
     """The first rows: what a task and a tokenizer learn from. Raises RecipeError."""
-    import datasets
-
     chunks = itertools.islice(_chunks(task, config), SAMPLE // CHUNK)
     return datasets.concatenate_datasets(list(chunks))
 
 
-def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
+def _chunks(task: Task, config: DataConfig) -> Iterator[datasets.Dataset]:
     """One pass over the sources, in their order, CHUNK rows at a time."""
-    import datasets
-    import pyarrow as pa
-
     for source in sources.find(config.train, "train", config.document, config.names):
         if source.weight != 1:
-            raise RecipeError(
-                f"data.train: {source.name} has a weight; a stream takes each source once, so list it twice"
-            )
-        raw = iter(source.rows())
-        head = list(itertools.islice(raw, 100))
-        if not head:
-            raise RecipeError(f"data.train: {source.name} is empty")
-        names = cleaning.find_columns(head, task, config, f"data.train: {source.name}")
+            why = "has a weight; a stream takes each source once, so list it twice"
+            raise RecipeError(f"data.train: {source.name} {why}")
         bad: list[str] = []
-        good = cleaning.readable(itertools.chain(head, raw), task, names, bad)
-        while rows := list(itertools.islice(good, CHUNK)):
+        for rows in cleaning.usable(source, task, config, "train", bad, CHUNK):
+            cleaning.judge(bad, source, config, "train")
+            bad.clear()
             yield datasets.Dataset(pa.Table.from_pylist(rows))
-            if bad and config.on_error == "raise":
-                raise RecipeError(f"bad row: {bad[0]}; mend it, or leave such rows out with --data.on_error skip")
-            if bad:
-                say(f"{len(bad)} bad rows left out: " + "; ".join(bad[: cleaning.SHOWN]), "warning")
-                bad.clear()
+        cleaning.judge(bad, source, config, "train")

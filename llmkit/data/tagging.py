@@ -1,7 +1,6 @@
 """Words and their tags: a text split into words, words as one text, sub-words of long sentences, tags read as spans."""
 
-from __future__ import annotations
-
+import collections
 import functools
 import itertools
 import re
@@ -12,6 +11,9 @@ from llmkit.errors import RecipeError
 
 Span = tuple[str, int, int]
 """`(label, first word, last word + 1)`."""
+
+Words = Sequence[tuple[str, int]]
+"""Of a sentence, each with its number, or MARK or UNREAD."""
 
 OUTSIDE = ("O", "_")
 MARK, UNREAD = -1, -2
@@ -26,9 +28,8 @@ _OPENS = re.compile(rf".*[{_WIDE}(\[{{“‘]", re.DOTALL)
 def _splitter() -> Any:
     from tokenizers import Regex, pre_tokenizers
 
-    return pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"), pre_tokenizers.BertPreTokenizer()]
-    )
+    chinese = pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated")
+    return pre_tokenizers.Sequence([chinese, pre_tokenizers.BertPreTokenizer()])
 
 
 def split(text: str) -> list[tuple[str, int, int]]:
@@ -48,11 +49,8 @@ def join(words: Sequence[str]) -> list[str]:
 
 def places(pieces: Sequence[str]) -> list[tuple[int, int]]:
     """Where each word of `join` stands in the text, in characters."""
-    found, at = [], 0
-    for piece in pieces:
-        found.append((at + piece.startswith(" "), at + len(piece)))
-        at += len(piece)
-    return found
+    ends = itertools.accumulate(map(len, pieces))
+    return [(end - len(piece.removeprefix(" ")), end) for piece, end in zip(pieces, ends, strict=True)]
 
 
 def situate(sentence: Any) -> dict[str, Any]:
@@ -75,13 +73,11 @@ def locate(wanted: Any, text: str, places: Sequence[tuple[int, int]]) -> tuple[i
         raise ValueError(f"predicate {wanted!r} is neither a word nor its number")
     starts, ends = ({place[side]: i for i, place in enumerate(places)} for side in (0, 1))
     stands = [m.start() for m in re.finditer(re.escape(wanted), text) if m.start() in starts and m.end() in ends]
-    if len(stands) != 1:
+    if not stands:
+        raise ValueError(f"predicate {wanted!r} is no word of {text[:60]!r}")
+    if len(stands) > 1:
         numbers = ", ".join(str(starts[start]) for start in stands)
-        raise ValueError(
-            f"predicate {wanted!r} stands {len(stands)} times: give its word's number, one of {numbers}"
-            if stands
-            else f"predicate {wanted!r} is no word of {text[:60]!r}"
-        )
+        raise ValueError(f"predicate {wanted!r} stands {len(stands)} times: give its word's number, one of {numbers}")
     return starts[stands[0]], ends[stands[0] + len(wanted)] + 1
 
 
@@ -131,26 +127,24 @@ def iob2(tags: Sequence[str]) -> list[str]:
 
 def read_words(value: Any) -> list[str]:
     """Words of a raw row: a list of them, or a text that is split here. Raises ValueError."""
-    if isinstance(value, str):
-        value = [word for word, _, _ in split(value)]
-    if not isinstance(value, (list, tuple)) or not value:
-        raise ValueError("no words" if not value else f"words are {type(value).__name__}, not a list of words")
-    for i, word in enumerate(value):
-        if not isinstance(word, str) or not word.strip():
-            raise ValueError(f"word {i} is {word!r}")
-    return list(value)
+    return _texts([word for word, _, _ in split(value)] if isinstance(value, str) else value, "word", "a text")
 
 
 def read_tags(value: Any, words: Sequence[str]) -> list[str]:
     """A tag of each word, in IOB2. Raises ValueError."""
-    if not isinstance(value, (list, tuple)):
-        raise ValueError("no tags" if value is None else f"tags are {type(value).__name__}, not a list")
-    if len(value) != len(words):
-        raise ValueError(f"{len(value)} tags for {len(words)} words")
-    for i, tag in enumerate(value):
-        if not isinstance(tag, str) or not tag.strip():
-            raise ValueError(f"tag {i} is {tag!r}, not a name such as B-PER or O")
-    return iob2(value)
+    tags = _texts(value, "tag", "a name such as B-PER or O")
+    if len(tags) != len(words):
+        raise ValueError(f"{len(tags)} tags for {len(words)} words")
+    return iob2(tags)
+
+
+def _texts(value: Any, kind: str, form: str) -> list[str]:
+    if not value or not isinstance(value, (list, tuple)):
+        raise ValueError(f"{kind}s are {type(value).__name__}, not a list of them" if value else f"no {kind}s")
+    for i, text in enumerate(value):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"{kind} {i} is {text!r}, not {form}")
+    return list(value)
 
 
 def prefers_spaces(tokenizer: Any) -> bool:
@@ -160,18 +154,15 @@ def prefers_spaces(tokenizer: Any) -> bool:
     return running["input_ids"] == tokenizer(given, is_split_into_words=True, add_special_tokens=False)["input_ids"][0]
 
 
-def windows(
-    sentences: Sequence[Sequence[tuple[str, int]]], tokenizer: Any, max_length: int
-) -> list[tuple[int, list[int], list[int]]]:
+def windows(sentences: Sequence[Words], tokenizer: Any, max_length: int) -> list[tuple[int, list[int], list[int]]]:
     """`(sentence, ids, reads)` of each window: a sentence of more than `max_length` sub-words is several, of which
-    neighbours share a quarter. sentences: words with their numbers (or MARK, UNREAD). `reads` has a word's number at its
-    first sub-word, and less than 0 elsewhere. Each word is read once, in the window where it stands farthest from the
-    edges; a word that the tokenizer passes over (a lone control character) is read nowhere."""
+    neighbours share a quarter. sentences: words with their numbers (or MARK, UNREAD). `reads` has a word's number at
+    its first sub-word, and less than 0 elsewhere. Each word is read once, in the window where it stands farthest from
+    the edges; a word that the tokenizer passes over (a lone control character) is read nowhere."""
     room = max_length - tokenizer.num_special_tokens_to_add()
     if room < 1:
-        raise RecipeError(
-            f"data.max_length: {max_length} tokens leave no room for a word; give at least {max_length - room + 1}"
-        )
+        fix = f"give at least {max_length - room + 1}"
+        raise RecipeError(f"data.max_length: {max_length} tokens leave no room for a word; {fix}")
     spaced = prefers_spaces(tokenizer)
     encoded = tokenizer(
         [pieces(sentence, spaced) for sentence in sentences],
@@ -183,22 +174,21 @@ def windows(
         return_attention_mask=False,
     )
     owner = encoded["overflow_to_sample_mapping"]
-    best: dict[tuple[int, int], tuple[int, int, int]] = {}  # (sentence, piece): (distance, window, place)
+    found = collections.defaultdict(list)  # of each (sentence, piece), where it begins: (distance, -window, place)
     for window, sentence in enumerate(owner):
         numbers = encoded.word_ids(window)
         inner = [i for i, n in enumerate(numbers) if n is not None]
         for i in inner:
-            key, distance = (sentence, numbers[i]), min(i - inner[0], inner[-1] - i)
-            first = i == inner[0] or numbers[i - 1] != numbers[i]
-            if first and (key not in best or distance > best[key][0]):
-                best[key] = (distance, window, i)
+            if i == inner[0] or numbers[i - 1] != numbers[i]:
+                found[sentence, numbers[i]].append((min(i - inner[0], inner[-1] - i), -window, i))
     reads = [[-1] * len(ids) for ids in encoded["input_ids"]]
-    for (sentence, piece), (_, window, place) in best.items():
-        reads[window][place] = sentences[sentence][piece][1]
+    for (sentence, piece), begins in found.items():
+        _, window, place = max(begins)
+        reads[-window][place] = sentences[sentence][piece][1]
     return list(zip(owner, encoded["input_ids"], reads, strict=True))
 
 
-def pieces(sentence: Sequence[tuple[str, int]], spaced: bool) -> list[str]:
+def pieces(sentence: Words, spaced: bool) -> list[str]:
     """Words as the tokenizer is given them; a mark has no space before it."""
     words = [word for word, number in sentence if number != MARK]
     given = iter(join(words) if spaced else words)

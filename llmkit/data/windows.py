@@ -1,7 +1,5 @@
 """A question and a long context in rows of features: overlapping windows of the context, each after the question."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +12,7 @@ TOGETHER = 32  # questions that are encoded at a time: a long context has dozens
 
 
 def windows(
-    questions: Sequence[str],
-    contexts: Sequence[str],
-    spans: Sequence[Any],
-    tokenizer: Any,
-    max_length: int,
-    stride: int,
+    questions: Sequence[str], contexts: Sequence[str], spans: Sequence, tokenizer: Any, max_length: int, stride: int
 ) -> dict[str, list[Any]]:
     """Columns of features, and whether each question was `truncated`. `spans`: the answers' (start, end) in characters,
     or None.
@@ -35,7 +28,7 @@ def windows(
     if room < 3:
         raise RecipeError(f"data.max_length: {max_length} leaves no room for a question and its context; give more")
     questions, truncated = _cut(questions, tokenizer, room // 2)
-    columns: dict[str, list[Any]] = {}
+    features: list[dict[str, Any]] = []
     for at in range(0, len(questions), TOGETHER):
         encoded = tokenizer(
             questions[at : at + TOGETHER],
@@ -46,17 +39,14 @@ def windows(
             return_overflowing_tokens=True,
         )
         for window, row in zip(encoded.encodings, encoded["overflow_to_sample_mapping"], strict=True):
-            feature = _window(window, spans[at + row], tokenizer.cls_token_id)
-            if "token_type_ids" in encoded:
-                feature["token_type_ids"] = window.type_ids
-            for name, value in {**feature, "row": at + row}.items():
-                columns.setdefault(name, []).append(value)
-    whole = {r for r, start, null in zip(*(columns[c] for c in ("row", "start", "null")), strict=True) if start != null}
-    for i, row in enumerate(columns["row"]):
-        if spans[row] and row not in whole:
-            columns["start"][i] = columns["end"][i] = IGNORED
-            truncated[row] = True
-    return {**columns, "truncated": truncated}
+            types = {"token_type_ids": window.type_ids} if "token_type_ids" in encoded else {}
+            features.append({**_window(window, spans[at + row], tokenizer.cls_token_id), **types, "row": at + row})
+    whole = {f["row"] for f in features if f["start"] != f["null"]}
+    for feature in features:
+        if spans[feature["row"]] and feature["row"] not in whole:
+            feature["start"] = feature["end"] = IGNORED
+            truncated[feature["row"]] = True
+    return {**{name: [f[name] for f in features] for name in features[0]}, "truncated": truncated}
 
 
 def _cut(questions: Sequence[str], tokenizer: Any, room: int) -> tuple[list[str], list[bool]]:

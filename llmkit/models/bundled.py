@@ -1,7 +1,5 @@
 """What comes with llmkit, or with every CPython: texts by name and split, and two tiny models."""
 
-from __future__ import annotations
-
 import functools
 import json
 from pathlib import Path
@@ -12,12 +10,8 @@ from llmkit.models import cpython
 FOLDER = Path(__file__).parent.parent / "bundled"
 ALL = ("train", "validation", "test")
 WRITTEN = ("fables", "reviews", "questions", "phrases", "roles", "chats")  # one folder of .jsonl each
-READ = {  # from this Python
-    "summaries": cpython.summaries,
-    "descriptions": cpython.descriptions,
-    "preferences": cpython.preferences,
-    "literals": cpython.literals,
-}
+READ = {f.__name__: f for f in (cpython.summaries, cpython.descriptions, cpython.preferences, cpython.literals)}
+"""from this Python"""
 TEXTS: dict[str, tuple[str, ...]] = {"demo": ("train",), **dict.fromkeys((*WRITTEN, *READ), ALL)}  # name: its splits
 MODELS = ("tiny-gpt2", "tiny-bert")
 
@@ -27,10 +21,10 @@ def read_text(name: str, split: str) -> list[dict[str, Any]]:
     """The rows of a bundled text. KeyError where it has no such split."""
     if split not in TEXTS[name]:
         raise KeyError(split)
-    if name == "demo":
-        return read_demo()
     if name in READ:
         return cpython.part_of(READ[name](), split)
+    if name == "demo":
+        return cpython.demo()
     lines = (FOLDER / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -38,13 +32,3 @@ def read_text(name: str, split: str) -> list[dict[str, Any]]:
 def model_folder(name: str) -> Path | None:
     """The folder of a bundled model, or None for any other name."""
     return FOLDER / name if name in MODELS else None
-
-
-def read_demo() -> list[dict[str, Any]]:
-    """About 2 MB of English prose on every machine, see `cpython`; a few fables where this Python carries none."""
-    from llmkit.console import say
-
-    if rows := cpython.demo():
-        return rows
-    say("demo: this Python carries neither pydoc topics nor library sources; a few fables stand in", "warning")
-    return [{"text": row["text"]} for row in read_text("fables", "train")]

@@ -3,8 +3,6 @@
 Read as source by `ast`: nothing is imported, nothing run. All of it differs a little between Python versions.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import hashlib
@@ -29,8 +27,7 @@ def topics() -> tuple[str, ...]:
     if path is None or not path.exists():
         say("demo: pydoc_data.topics is missing in this Python; docstrings alone are read", "warning")
         return ()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = next(n.value for n in ast.walk(tree) if isinstance(n, ast.Assign))
+    found = next(n.value for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Assign))
     return tuple(text.strip() for text in ast.literal_eval(found).values())
 
 
@@ -39,19 +36,18 @@ def docstrings() -> tuple[tuple[str, str], ...]:
     """`(name, docstring)` of the standard library's modules, classes and functions."""
     library = Path(sysconfig.get_path("stdlib"))
     found = []
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in sorted(library.rglob("*.py")):
         inside = path.relative_to(library).with_suffix("").parts
-        if LEFT_OUT & set(path.relative_to(library).parts):
+        if LEFT_OUT & set(inside[:-1]):
             continue
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         except (SyntaxError, UnicodeDecodeError):  # lib2to3 and the like keep files that are no Python 3
             continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                doc = ast.get_docstring(node)
-                if doc and len(doc) >= 40:
-                    found.append((".".join(inside) if isinstance(node, ast.Module) else node.name, doc))
+        for node in nodes:
+            if isinstance(node, kinds) and len(doc := ast.get_docstring(node) or "") >= 40:
+                found.append((getattr(node, "name", ".".join(inside)), doc))
     if not found:
         say("demo: the standard library's sources are missing in this Python; topics alone are read", "warning")
     return tuple(found)
@@ -89,7 +85,7 @@ def preferences() -> list[dict[str, Any]]:
     split: what was chosen in training would else be what is rejected in the test, and remembering it a fault."""
     found = []
     for split in PARTS:
-        rows = sorted(part_of(summaries(), split), key=lambda r: hashlib.sha256(r["text"].encode()).digest())
+        rows = sorted(part_of(summaries(), split), key=lambda row: _digest(row["text"]))
         for own, other in zip(rows, rows[1:] + rows[:1], strict=True):
             found.append({"prompt": own["text"], "chosen": own["summary"], "rejected": other["summary"]})
     return found
@@ -117,9 +113,8 @@ def literals() -> list[dict[str, Any]]:
 
 def part_of(rows: list[dict[str, Any]], split: str) -> list[dict[str, Any]]:
     """About a tenth each is test and validation, by what a row's first column says: the same on every machine."""
-    tenth = PARTS[split]
+    return [row for row in rows if _digest(str(next(iter(row.values()))))[0] % 10 in PARTS[split]]
 
-    def digit(row: dict[str, Any]) -> int:
-        return hashlib.sha256(str(next(iter(row.values()))).encode()).digest()[0] % 10
 
-    return [row for row in rows if digit(row) in tenth]
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()

@@ -1,13 +1,13 @@
-"""From a model's name to a folder: run folder, bundled model, cache, hub; and one quick answer where there is no hub."""
+"""From a model's name to a folder: run folder, bundled model, cache, hub; a quick answer where there is no hub."""
 
-from __future__ import annotations
-
+import contextlib
 import functools
-import os
-import socket
-import urllib.parse
-import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, errors, get_session, snapshot_download
+from huggingface_hub import is_offline_mode as offline
 
 from llmkit.errors import RecipeError, suggest
 from llmkit.models import bundled
@@ -15,28 +15,25 @@ from llmkit.models import bundled
 TIMEOUT = 3.0  # seconds; the libraries' own retries take 24 to 47
 FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 UNWANTED = ["*/*", "*.msgpack", "rust_model*", "tf_model*"]  # no subfolders: ONNX and training states
+MARKS = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+"""Files of which a model's or a tokenizer's folder holds one."""
 
 
-def offline() -> bool:
-    return any(
-        os.environ.get(v, "").upper() in ("1", "ON", "YES", "TRUE") for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+@contextlib.contextmanager
+def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise RecipeError, `what` and the reason in one line, for a library's error of these kinds."""
+    try:
+        yield
+    except kinds as e:
+        raise RecipeError(f"{what} ({' '.join(str(e).split())[:300] or type(e).__name__})") from None
 
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the hub (or the mirror in HF_ENDPOINT) answers within seconds."""
-    if offline():
-        return False
-    url = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    proxy = urllib.request.getproxies().get(url.scheme)
-    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
-        url = urllib.parse.urlsplit(proxy)
+    """Whether the hub (or the mirror in HF_ENDPOINT) answers within seconds, by the proxy where one is set for it."""
     try:
-        socket.create_connection(
-            (url.hostname, url.port or (443 if url.scheme == "https" else 80)), timeout=TIMEOUT
-        ).close()
-    except OSError:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception:  # of the session's own library, or that it is offline by setting
         return False
     return True
 
@@ -44,9 +41,9 @@ def reachable() -> bool:
 def require_reachable(what: str) -> None:
     """Raise RecipeError that begins with `what` where no hub can be reached."""
     if not reachable():
-        raise RecipeError(
-            f"{what}, and no hub can be reached ({'offline by setting' if offline() else 'no network'}): give a folder or file, or set HF_ENDPOINT to a mirror"
-        )
+        why = "offline by setting" if offline() else f"no answer from {constants.ENDPOINT}"
+        fix = "give a folder or file, or set HF_ENDPOINT to a mirror"
+        raise RecipeError(f"{what}, and no hub can be reached ({why}): {fix}")
 
 
 def find_model(name: str, weights: bool = True) -> Path:
@@ -55,57 +52,47 @@ def find_model(name: str, weights: bool = True) -> Path:
     if path.is_file() and path.suffix == ".gguf":
         return path
     if path.is_dir():
-        if not any(
-            (path / f).exists()
-            for f in ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
-        ):
-            raise RecipeError(
-                f"model {name!r}: the folder holds no config.json; it is no model (a run that was stopped? then --resume it)"
-            )
+        if not any((path / mark).exists() for mark in MARKS):
+            why = "holds no config.json; it is no model (a run that was stopped? then --resume it)"
+            raise RecipeError(f"model {name!r}: the folder {why}")
         return path
     if folder := bundled.model_folder(name):
         return folder
-    if (
-        path.is_absolute()
-        or name.startswith((".", "~"))
-        or name.count("/") > 1
-        or (path.parent.is_dir() and "/" in name)
-    ):
-        around = [str(path.parent / p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise RecipeError(
-            f"model {name!r}: no such folder; "
-            + (suggest(name, around) if around else f"{str(path.parent)!r} does not exist either")
-        )
+    looks_like_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
+    if looks_like_path or ("/" in name and path.parent.is_dir()):
+        around = [str(p) for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = suggest(name, around) if around else f"{str(path.parent)!r} does not exist either"
+        raise RecipeError(f"model {name!r}: no such folder; {hint}")
     return _download(name, weights)
 
 
 def _download(name: str, weights: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
     choices = f"give a folder, set HF_ENDPOINT to a mirror, or use a bundled model ({', '.join(bundled.MODELS)})"
     patterns = FILES if weights else [p for p in FILES if p != "*.safetensors"]
+    fetch = functools.partial(snapshot_download, name, local_files_only=not reachable())
     try:
-        folder = Path(
-            snapshot_download(name, allow_patterns=patterns, ignore_patterns=UNWANTED, local_files_only=not reachable())
-        )
+        folder = Path(fetch(allow_patterns=patterns, ignore_patterns=UNWANTED))
         if (folder / "modules.json").exists():  # an embedding model: how its tokens are pooled lies one folder down
-            snapshot_download(name, allow_patterns=["*_Pooling/config.json"], local_files_only=not reachable())
-    except HFValidationError:
-        raise RecipeError(f"model {name!r}: neither a folder nor a name that a hub can have; {choices}") from None
-    except RepositoryNotFoundError:
-        raise RecipeError(f"model {name!r}: the hub has no such model (or it needs a token); {choices}") from None
-    except LocalEntryNotFoundError:
-        near = suggest(name, bundled.MODELS)
-        near = f" {near}" if near.startswith("did") else ""
-        raise RecipeError(f"model {name!r}: not on this machine, and no hub can be reached;{near} {choices}") from None
-    except (HfHubHTTPError, OSError) as e:
-        raise RecipeError(f"model {name!r}: the hub does not give it ({str(e).splitlines()[0]}); {choices}") from None
-    if weights and not list(folder.glob("*.safetensors")):
-        raise RecipeError(f"model {name!r}: has no safetensors weights, the only format that is read; convert it first")
-    return folder
+            fetch(allow_patterns=["*_Pooling/config.json"])
+    except errors.HFValidationError:
+        why = "neither a folder nor a name that a hub can have"
+    except errors.RepositoryNotFoundError:
+        why = "the hub has no such model (or it needs a token)"
+    except errors.LocalEntryNotFoundError:
+        why, near = "not on this machine, and no hub can be reached", suggest(name, bundled.MODELS)
+        choices = f"{near} {choices}" if near.startswith("did") else choices
+    except (errors.HfHubHTTPError, OSError) as e:
+        why = f"the hub does not give it ({str(e).splitlines()[0]})"
+    else:
+        if weights and not list(folder.glob("*.safetensors")):
+            why = "has no safetensors weights, the only format that is read; convert it first"
+            raise RecipeError(f"model {name!r}: {why}")
+        return folder
+    raise RecipeError(f"model {name!r}: {why}; {choices}")
+
+
+def place(path: Path) -> dict[str, Any]:
+    """How `from_pretrained` is told of a folder, or of a .gguf file."""
+    if path.suffix == ".gguf":
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    return {"pretrained_model_name_or_path": str(path)}

@@ -24,9 +24,9 @@ CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 class LSTMConfig(PreTrainedConfig):
     """Of an `LSTMForCausalLM`.
 
-    `cell`: lstm, gru or rnn (plain, tanh). `embedding_size`: as `hidden_size` unless given. `dropout`: after the embedding
-    and every layer (Zaremba et al. 2014). `sinusoidal_positions`: of at most `max_len` tokens (Vaswani et al. 2017);
-    without them a text may have any length. `tie_word_embeddings` needs one size for both.
+    `cell`: lstm, gru or rnn (plain, tanh). `embedding_size`: as `hidden_size` unless given. `dropout`: after the
+    embedding and every layer (Zaremba et al. 2014). `sinusoidal_positions`: of at most `max_len` tokens (Vaswani et al.
+    2017); without them a text may have any length. `tie_word_embeddings` needs one size for both.
     """
 
     model_type = "lstm"
@@ -53,9 +53,8 @@ class LSTMConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Raise ValueError for sizes that cannot be tied; asked by @strict."""
         if self.tie_word_embeddings and self.embedding_size != self.hidden_size:
-            raise ValueError(
-                f"tie_word_embeddings needs embedding_size and hidden_size to be one, not {self.embedding_size} and {self.hidden_size}"
-            )
+            sizes = f"{self.embedding_size} and {self.hidden_size}"
+            raise ValueError(f"tie_word_embeddings needs embedding_size and hidden_size to be one, not {sizes}")
 
     @property
     def max_position_embeddings(self) -> int | None:
@@ -65,8 +64,8 @@ class LSTMConfig(PreTrainedConfig):
 
 @dataclass
 class LSTMOutput(ModelOutput):
-    """`loss` (a number, with labels), `logits` (rows, tokens, vocabulary), `state` (with `use_cache`): the layers' memory
-    after each row's last token and the number of tokens read; rows are dimension 1 of each."""
+    """`loss` (a number, with labels), `logits` (rows, tokens, vocabulary), `state` (with `use_cache`): the layers'
+    memory after each row's last token and the number of tokens read; rows are dimension 1 of each."""
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
@@ -141,7 +140,11 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
         """input_ids: (rows, tokens), read on from `state`. attention_mask: (rows, tokens, or with those read before), 0
         where a token is padding, before or after the text: it is not read. Raises ValueError for a mask of blocks."""
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
-        mask = self._padding(attention_mask, input_ids.shape[1])
+        if attention_mask is not None and attention_mask.dim() != 2:
+            given = tuple(attention_mask.shape)
+            raise ValueError(f"a recurrent model knows padding (rows, tokens) alone, not a mask of {given}")
+        mask = None if attention_mask is None else attention_mask[:, -input_ids.shape[1] :].long()
+        mask = None if mask is None or mask.all() else mask  # where none of them is padding
         read = torch.zeros_like(input_ids[None, :, 0]) if state is None else state[-1]
         vectors = self.embedding(input_ids) * self.scale
         if self.positions is not None:
@@ -149,24 +152,13 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
             vectors = self.positions(vectors, read[0, :, None] + (within.cumsum(1) - 1).clamp(min=0))
         memory = None if state is None else state[:-1] if self.config.cell == "lstm" else state[0]
         hidden, memory = self._read(self.dropout(vectors), mask, memory, use_cache)
-        logits = self.lm_head(self.dropout(hidden[:, -logits_to_keep:]))
-        loss = None
+        output = LSTMOutput(logits=self.lm_head(self.dropout(hidden[:, -logits_to_keep:])))
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            output.loss = self.loss_function(output.logits, labels, vocab_size=self.config.vocab_size, **kwargs)
         if use_cache:
             read = read + (input_ids.shape[1] if mask is None else mask.sum(1))
-            state = (*(memory if self.config.cell == "lstm" else (memory,)), read)
-        return LSTMOutput(loss=loss, logits=logits, state=state if use_cache else None)
-
-    @staticmethod
-    def _padding(mask: torch.Tensor | None, tokens: int) -> torch.Tensor | None:
-        """The mask of the last `tokens`, or None where none of them is padding."""
-        if mask is None:
-            return None
-        if mask.dim() != 2:
-            raise ValueError(f"a recurrent model knows padding (rows, tokens) alone, not a mask of {tuple(mask.shape)}")
-        mask = mask[:, -tokens:].long()
-        return None if mask.all() else mask
+            output.state = (*(memory if self.config.cell == "lstm" else (memory,)), read)
+        return output
 
     def _read(self, vectors: torch.Tensor, mask: torch.Tensor | None, memory: Any, keep: bool) -> tuple[Any, Any]:
         """The last layer's output (rows, tokens, hidden), and the memory after each row's last token. Padding must not

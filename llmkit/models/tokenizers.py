@@ -4,25 +4,20 @@ Padding is told from text by position, never by id (collation makes labels and m
 the pad token and the real EOS is still trained on.
 """
 
-from __future__ import annotations
-
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from llmkit.console import plural, say
 from llmkit.data import cache
 from llmkit.errors import RecipeError
 from llmkit.models import hub, loading
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
-
-    from llmkit.recipe import ModelConfig
-    from llmkit.task import Task
+from llmkit.recipe import ModelConfig
+from llmkit.task import Task
 
 TRAINED = ("bpe", "wordpiece", "char", "word")
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -32,11 +27,15 @@ LETTER = r"[[\p{L}\p{M}\p{N}_]&&[^\p{Han}\p{Hiragana}\p{Katakana}]]"
 SEAM = "\ufdd0"  # where a word begins or ends, while text is put together; no text may hold this code point
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-STYLES = {"bert": BERT, "t5": T5}
+STYLES = {
+    "bert": (BERT, {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"}),
+    "t5": (T5, {"single": "$A </s>", "pair": "$A </s> $B </s>"}),
+}
+"""Special tokens, and where they stand in a text and in a pair."""
 
 
 def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
-    """The tokenizer that the model part asks for: an object, trained (bpe, wordpiece, char, word), named, or the model's own."""
+    """The tokenizer that the model part asks for: an object, trained, named, or the model's own."""
     wanted = config.tokenizer
     if wanted is not None and not isinstance(wanted, (str, Path)):
         return with_pad(wanted)
@@ -52,8 +51,6 @@ def get_tokenizer(config: ModelConfig, task: Task, rows: Dataset) -> PreTrainedT
 def _suited(tokenizer: Any, config: ModelConfig, task: Task) -> Any:
     """What a tokenizer of no model's own class does not know of its model, and plain pipelines ask it: how long a row
     may be, and whether the model tells the texts of a pair apart (BERT)."""
-    from transformers import PreTrainedTokenizerFast
-
     if type(tokenizer) is not PreTrainedTokenizerFast:
         return tokenizer
     named = isinstance(config.name, (str, Path))
@@ -68,26 +65,16 @@ def _suited(tokenizer: Any, config: ModelConfig, task: Task) -> Any:
 
 def load(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder, .gguf file, hub id or bundled model. Raises RecipeError where there is none."""
-    from transformers import AutoTokenizer
-
     train_one = f"or train one with --model.tokenizer {'|'.join(TRAINED)}"
+    give_one = f"give one with --model.tokenizer FOLDER, {train_one}"
     try:
         path = hub.find_model(name, weights=False)
     except RecipeError as e:
         raise RecipeError(*(f"tokenizer of {fault}, {train_one}" for fault in e.faults)) from None
     if path.is_dir() and not any((path / f).exists() for f in FILES):  # transformers would make up an empty one
-        raise RecipeError(
-            f"tokenizer {name!r}: the folder holds none; give one with --model.tokenizer FOLDER, {train_one}"
-        )
-    try:
-        if path.suffix == ".gguf":
-            return with_pad(AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name))
-        return with_pad(AutoTokenizer.from_pretrained(str(path), trust_remote_code=False))
-    except (OSError, ValueError, KeyError, ImportError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise RecipeError(
-            f"tokenizer {name!r}: {reason}; give one with --model.tokenizer FOLDER, or train one: {', '.join(TRAINED)}"
-        ) from None
+        raise RecipeError(f"tokenizer {name!r}: the folder holds none; {give_one}")
+    with hub.refusing(f"tokenizer {name!r}: cannot be read; {give_one}", OSError, ValueError, KeyError, ImportError):
+        return with_pad(AutoTokenizer.from_pretrained(**hub.place(path), trust_remote_code=False))
 
 
 def with_pad(tokenizer: Any) -> Any:
@@ -99,20 +86,18 @@ def with_pad(tokenizer: Any) -> Any:
 
 def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedTokenizerBase:
     """Trained once per content, by one process of a machine, and kept."""
-    from accelerate import PartialState
-    from transformers import AutoTokenizer
+
+    def build(folder: Path) -> dict[str, Any]:
+        train(kind, size, task.texts(rows), task.tokenizer_style).save_pretrained(folder)
+        return {}
 
     key = cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows))
-    folder = cache.cache_root() / f"tokenizer-{key}"
-    with PartialState().local_main_process_first():
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as building:
-                train(kind, size, task.texts(rows), task.tokenizer_style).save_pretrained(f"{building}/it")
-                if not folder.exists():
-                    (Path(building) / "it").rename(folder)
-    tokenizer = with_pad(AutoTokenizer.from_pretrained(str(folder)))
-    unknown = f"; {_unknown(tokenizer, task.texts(rows)):.1%} of their tokens are unknown" if kind == "word" else ""
+    folder, _, _ = cache.entry("tokenizer", key, build)
+    tokenizer, unknown = with_pad(AutoTokenizer.from_pretrained(str(folder))), ""
+    if kind == "word":
+        ids = tokenizer(list(task.texts(rows)), add_special_tokens=False, verbose=False)["input_ids"]
+        share = sum(row.count(tokenizer.unk_token_id) for row in ids) / max(1, sum(map(len, ids)))
+        unknown = f"; {share:.1%} of their tokens are unknown"
     say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows{unknown}", "decided")
     return tokenizer
 
@@ -126,110 +111,58 @@ def _add_characters(tokenizer: Any, texts: Iterator[str]) -> None:
     say(f"tokenizer: {plural(len(new), 'character')} of the training rows added", "decided")
 
 
-def _unknown(tokenizer: Any, texts: Iterator[str]) -> float:
-    """The share of the texts' tokens that the tokenizer does not know."""
-    rows = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    return sum(row.count(tokenizer.unk_token_id) for row in rows) / max(1, sum(map(len, rows)))
-
-
 def train(kind: str, size: int, texts: Iterator[str], style: str = "gpt2") -> PreTrainedTokenizerBase:
-    """A new tokenizer: `kind` bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice); `style` gpt2
-    (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds the vocabulary of all but char."""
-    import tokenizers
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    own = STYLES.get(style, {})
-    unknown = own.get("unk_token", BERT["unk_token"] if kind == "wordpiece" else "<unk>")
-    special = list(own.values()) or ([END] if kind == "bpe" else [END, unknown])
+    """A new tokenizer. `kind`: bpe (bytes: nothing is unknown), wordpiece, char, or word (those seen twice). `style`:
+    gpt2 (ends with `<|endoftext|>`), bert (`[CLS] … [SEP]`) or t5 (`… </s>`). `size` bounds all but char's.
+    """
+    names, frames = STYLES.get(style, ({}, {}))
+    unknown = names.get("unk_token", BERT["unk_token"] if kind == "wordpiece" else "<unk>")
+    special = list(names.values()) or ([END] if kind == "bpe" else [END, unknown])
+    characters = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    model, cut, glue = {
+        "bpe": (models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()),
+        "wordpiece": (models.WordPiece(unk_token=unknown), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()),
+        "char": (models.WordLevel(unk_token=unknown), characters, decoders.Fuse()),
+        "word": (models.WordLevel(unk_token=unknown), *_words()),
+    }[kind]
+    backend = Tokenizer(model)
+    backend.pre_tokenizer, backend.decoder = cut, glue
+    bounds: dict[str, Any] = {"vocab_size": size, "special_tokens": special, "show_progress": False}
     if kind == "bpe":
-        backend = tokenizers.Tokenizer(models.BPE())
-        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=special,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
+        trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **bounds)
     elif kind == "wordpiece":
-        backend = tokenizers.Tokenizer(models.WordPiece(unk_token=unknown))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        texts = list(texts)
-        continuing = _continuing_pieces(backend, texts)
-        trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=special + continuing, show_progress=False)
-    elif kind == "word":
-        backend = _words(unknown)
-        # what was seen once is left out, so that the unknown is learned too
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=size, min_frequency=2, special_tokens=special, show_progress=False
-        )
+        backend.normalizer, texts = normalizers.BertNormalizer(lowercase=False, strip_accents=False), list(texts)
+        # the trainer takes the pieces `##c` in the order of a hash, and two trainings on the same text would differ
+        words = (w for t in texts for w, _ in cut.pre_tokenize_str(backend.normalizer.normalize_str(t)))
+        bounds["special_tokens"] = special + [f"##{c}" for c in sorted({c for word in words for c in word[1:]})]
+        trainer = trainers.WordPieceTrainer(**bounds)
+    elif kind == "word":  # what was seen once is left out, so that the unknown is learned too
+        trainer = trainers.WordLevelTrainer(min_frequency=2, **bounds)
     else:
-        backend = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
-        backend.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"[\s\S]"), "isolated")
-        backend.decoder = decoders.Fuse()
-        trainer = trainers.WordLevelTrainer(vocab_size=10**6, special_tokens=special, show_progress=False)
+        trainer = trainers.WordLevelTrainer(**{**bounds, "vocab_size": 10**6})
     backend.train_from_iterator(texts, trainer)
     if kind == "wordpiece":  # the pieces were called special only to fix their order
-        parts = (backend.normalizer, backend.pre_tokenizer, backend.decoder)
-        backend = tokenizers.Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=unknown))
+        parts = (backend.normalizer, cut, glue)
+        backend = Tokenizer(models.WordPiece(backend.get_vocab(), unk_token=unknown))
         backend.normalizer, backend.pre_tokenizer, backend.decoder = parts
         backend.add_special_tokens(special)
-    if style in STYLES:
-        return _framed(backend, style)
-    names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
-
-
-def _framed(backend: Any, style: str) -> PreTrainedTokenizerBase:
-    """bert: a text as `[CLS] … [SEP]`, a pair as `[CLS] … [SEP] … [SEP]`; t5: `</s>` after each."""
-    from tokenizers import processors
-    from transformers import PreTrainedTokenizerFast
-
-    frames = {
-        "bert": {"single": "[CLS] $A [SEP]", "pair": "[CLS] $A [SEP] $B:1 [SEP]:1"},
-        "t5": {"single": "$A </s>", "pair": "$A </s> $B </s>"},
-    }[style]
+    if not frames:
+        names = {"bos_token": END, "eos_token": END, "pad_token": END, "unk_token": END if kind == "bpe" else unknown}
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
     ends = [(token, backend.token_to_id(token)) for token in ("[CLS]", "[SEP]", "</s>") if token in frames["pair"]]
     backend.post_processor = processors.TemplateProcessing(**frames, special_tokens=ends)
     # no token types for t5: an encoder-decoder refuses them
     seen = {"model_input_names": ["input_ids", "attention_mask"]} if style == "t5" else {}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **seen, **STYLES[style])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **seen, **names)
 
 
-def _words(unknown: str) -> Any:
-    """Words, and what stands between them: of known tokens the text comes back as it was. One space between two words is
-    not a token; where there is anything else, marks keep the spaces around them (`, ` or ` "`)."""
-    import tokenizers
-    from tokenizers import Regex, decoders, models, pre_tokenizers
-
+def _words() -> tuple[Any, Any]:
+    """What cuts a text into words and what stands between them, and what puts them together: of known tokens the text
+    comes back as it was. One space between two words is not a token; where there is anything else, marks keep the
+    spaces around them (`, ` or ` "`)."""
     word, mark = rf"{LETTER}+(?:['’]{LETTER}+)*", r" ?[^\s\p{L}\p{M}\p{N}_] ?"
-    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=unknown))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(rf"(?<={LETTER}) (?={LETTER})"), "removed"),
-            pre_tokenizers.Split(Regex(rf"{word}|\p{{L}}|{mark}|\s"), "isolated"),
-        ]
-    )
-    backend.decoder = decoders.Sequence(
-        [
-            decoders.Replace(Regex(rf"^(?={LETTER})|(?<={LETTER})$"), SEAM),
-            decoders.Fuse(),
-            decoders.Replace(SEAM * 2, " "),
-            decoders.Replace(SEAM, ""),
-        ]
-    )
-    return backend
-
-
-def _continuing_pieces(backend: Any, texts: list[str]) -> list[str]:
-    """`##c` of every character within a word, sorted: the trainer itself takes them in the order of a hash, and two
-    trainings on the same text would differ."""
-    words = (
-        word
-        for text in texts
-        for word, _ in backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text))
-    )
-    return [f"##{c}" for c in sorted({c for word in words for c in word[1:]})]
+    space, token = rf"(?<={LETTER}) (?={LETTER})", rf"{word}|\p{{L}}|{mark}|\s"
+    seams = decoders.Replace(Regex(rf"^(?={LETTER})|(?<={LETTER})$"), SEAM)
+    cuts = [pre_tokenizers.Split(Regex(space), "removed"), pre_tokenizers.Split(Regex(token), "isolated")]
+    glue = [seams, decoders.Fuse(), decoders.Replace(SEAM * 2, " "), decoders.Replace(SEAM, "")]
+    return pre_tokenizers.Sequence(cuts), decoders.Sequence(glue)

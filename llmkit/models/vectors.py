@@ -1,16 +1,15 @@
 """Word vectors of GloVe or word2vec, in their text format, as a model's first embeddings."""
 
-from __future__ import annotations
-
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
 
 from llmkit.console import say
+from llmkit.data.sources import open_text
 from llmkit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def width(file: str) -> int:
@@ -21,15 +20,12 @@ def width(file: str) -> int:
 
 
 def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None:
-    """Write the file's vectors into those rows of `embeddings` (entries, width) whose word it has, as spelled or else in
-    small letters, and say how many. The other rows stay. Raises RecipeError where it has none."""
-    import torch
-
+    """Write the file's vectors into those rows of `embeddings` (entries, width) whose word it has, as spelled or else
+    in small letters, and say how many. The other rows stay. Raises RecipeError where it has none."""
     special = set(tokenizer.all_special_ids)
     words = {i: w for i in range(len(tokenizer)) if i not in special and (w := tokenizer.decode([i]).strip())}
     known = dict(_read(file, {*words.values(), *(w.lower() for w in words.values())}))
-    rows = {i: known.get(w, known.get(w.lower())) for i, w in words.items()}
-    rows = {i: numbers for i, numbers in rows.items() if numbers}
+    rows = {i: numbers for i, w in words.items() if (numbers := known.get(w) or known.get(w.lower()))}
     if not rows:
         raise RecipeError(f"model.vectors: {file} has none of the tokenizer's {len(words):,} words")
     with torch.no_grad():
@@ -39,13 +35,11 @@ def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None
 
 
 def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str, list[float]]]:
-    """Each word that is wanted, and its numbers. A first line of two whole numbers is word2vec's count and width; a word
-    may hold spaces (some of GloVe's 840B do)."""
-    from llmkit.data.sources import open_text
-
+    """Each word that is wanted, and its numbers. A first line of two whole numbers is word2vec's count and width; a
+    word may hold spaces (some of GloVe's 840B do)."""
+    size = 0
     try:
         with open_text(Path(file)) as lines:
-            size = 0
             for number, line in enumerate(lines, 1):
                 parts = line.split()
                 if number == 1 and len(parts) == 2 and all(p.isdigit() for p in parts):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from conftest import REVIEWS, TEXTS
 from datasets import Dataset
+from huggingface_hub import constants
 
 from llmkit import RecipeError
 from llmkit.data import cache
@@ -154,11 +155,15 @@ def test_a_torn_entry_is_prepared_anew(kept: Any, tokenizer: Any) -> None:
     ],
 )
 def test_where_things_are_kept(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], expected: str) -> None:
-    for name in ("LLMKIT_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    assert str(cache.cache_root()) == expected
+    with monkeypatch.context() as patch:
+        for name in ("LLMKIT_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+            patch.delenv(name, raising=False)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        importlib.reload(constants)  # which reads the environment when it is imported
+        found = str(cache.cache_root())
+    importlib.reload(constants)
+    assert found == expected
 
 
 @pytest.mark.parametrize("task, packed", [(LM, True), (LM, False), (MaskedLM(), True), (CLS, False)])

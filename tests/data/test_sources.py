@@ -173,10 +173,11 @@ def test_a_bad_row_is_named(tmp_path: Path, name: str, content: str, needles: tu
     assert [n for n in needles if n not in said] == [], said
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv"])
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz"])
 def test_a_byte_that_is_no_utf8_is_counted_from_the_file_s_beginning(tmp_path: Path, name: str) -> None:
     before = b"text\n" + b'{"text": "a"}\n' * 2000
-    (tmp_path / name).write_bytes(before + "从".encode("gbk"))
+    content = before + "从".encode("gbk")
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
     assert f"byte {len(before)} " in fault(lambda: part(str(tmp_path / name), on_error="skip"))
 
 
