@@ -81,14 +81,11 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
     from llmkit.training import hardware
 
     if not isinstance(name, (str, Path)):
-        raise RecipeError(
-            f"llmkit.load: a {type(name).__name__}; give a folder or name (a model object predicts by itself)"
-        )
+        raise RecipeError(f"llmkit.load: a {type(name).__name__}; give a folder or name")
     path = hub.find_model(str(name))
     task = task_of(path)
     device = device or hardware.decide().device
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
+    dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
     tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
     task.ready_tokenizer(tokenizer)
     model: Any = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
@@ -115,7 +112,5 @@ def task_of(path: Path) -> Task:
         mapping = getattr(transformers, cls.auto_class)._model_mapping
         if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):
             return cls().with_config(config).with_checkpoint(path)
-    named = ", ".join(config.architectures or ["no architecture"])
-    raise RecipeError(
-        f"model {str(path)!r}: {named} in its config fits no task of llmkit ({', '.join(t.name for t in TASKS)})"
-    )
+    named, tasks = ", ".join(config.architectures or ["no architecture"]), ", ".join(t.name for t in TASKS)
+    raise RecipeError(f"model {str(path)!r}: {named} in its config fits no task of llmkit ({tasks})")
