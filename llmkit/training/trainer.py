@@ -12,6 +12,7 @@ import transformers
 
 from llmkit.data.sampling import FILLER, EpochLoader, EpochSampler, RowView
 from llmkit.data.streaming import Stream
+from llmkit.training import preflight
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,11 +69,9 @@ class Trainer(transformers.Trainer):
         args, dataset = self.args, self.train_dataset
         if isinstance(dataset, Stream):
             batches = dataset.batches(self._train_batch_size, args.process_index, args.world_size)
-            return EpochLoader(
-                batches, batch_size=None, collate_fn=self._collate_training, pin_memory=args.dataloader_pin_memory
-            )
+            options = {"batch_size": None, "pin_memory": args.dataloader_pin_memory}
+            return EpochLoader(batches, collate_fn=self._collate_training, **options)
         grouped = args.train_sampling_strategy == "group_by_length"
-        lengths = [len(ids) for batch in dataset.iter(1000) for ids in batch["input_ids"]] if grouped else None
         sampler = EpochSampler(
             len(dataset),
             self._train_batch_size,
@@ -81,21 +80,16 @@ class Trainer(transformers.Trainer):
             processes=args.world_size,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             shuffle=args.train_sampling_strategy != "sequential",
-            lengths=lengths,
+            lengths=preflight.lengths(dataset) if grouped else None,
             drop_last=args.dataloader_drop_last,
         )
         return self._loader(dataset, sampler, self._collate_training)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> EpochLoader:
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        args, dataset = self.args, self.eval_dataset if eval_dataset is None else eval_dataset
         self._evaluated = dataset
-        sampler = EpochSampler(
-            len(dataset),
-            self.args.per_device_eval_batch_size,
-            rank=self.args.process_index,
-            processes=self.args.world_size,
-            shuffle=False,
-        )
+        processes = {"rank": args.process_index, "processes": args.world_size}
+        sampler = EpochSampler(len(dataset), args.per_device_eval_batch_size, shuffle=False, **processes)
         return self._loader(dataset, sampler, self._collate_evaluation)
 
     get_test_dataloader = get_eval_dataloader
@@ -125,12 +119,9 @@ class Trainer(transformers.Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         weights = [0 if b.get("is_filler") else self.task.weight(b) for b in batch_samples]
-        total = torch.as_tensor(
-            sum(weights), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device
-        )
-        if self.args.world_size > 1:
-            total = self.accelerator.gather(total.reshape(1)).sum()
-        return total
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        total = torch.as_tensor(sum(weights), dtype=exact, device=device)
+        return self.accelerator.gather(total.reshape(1)).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -142,9 +133,6 @@ class Trainer(transformers.Trainer):
         # DDP averages gradients, and the log averages losses, over processes: their number undoes that
         loss = loss_sum * (0.0 if is_filler else self.args.world_size / (total or 1.0))
         return (loss, outputs) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return super().floating_point_ops({k: v for k, v in inputs.items() if k != "is_filler"})
 
     # -- evaluation: every row's share, reduced on the device, so that memory does not grow with vocabulary or split
 
