@@ -199,12 +199,13 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
     elif _is_file(words):
         rows = _read_rows(words[0], "file")
     else:
-        rows = [(where, _json_object(line)) for where, line in read_values(words, ())[1]]
+        rows = read_values(words, ())[1]
     found, faults = [], []
     for where, row in rows:
         try:
+            row = json.loads(row) if isinstance(row, str) else row
             if not isinstance(row, Mapping):
-                raise ValueError(f"{str(row)[:40]!r} is no JSON object")
+                raise ValueError("not a JSON object")
             found += task.read_question(row)
         except ValueError as e:
             faults.append(f"{where}: {e}")
@@ -213,14 +214,6 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
         faults[5:] = [f"give a file with these columns, or type a JSON object: '{example}'"]
     raise_faults(faults[: 6 if len(task.asks) > 1 else 5])
     return found
-
-
-def _json_object(line: str) -> Any:
-    """The object that was typed, or what was typed instead of one."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return line
 
 
 def _is_file(words: list[str]) -> bool:

@@ -10,19 +10,18 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmkit import __version__, asking
 from llmkit.console import say
 from llmkit.errors import RecipeError, RunFailed, Stopped, refusing, suggest
-
-if TYPE_CHECKING:
-    from llmkit.recipe import Recipe
+from llmkit.recipe import Recipe, RunConfig
 
 VERBS = {
     "train": "train a recipe: a name, a .py, a .yaml, or a task's name",
-    "generate": "continue a prompt, prompts from a file, or talk",
-    "predict": "classify, tag, or fill masks: by the model's task",
-    "evaluate": "the task's metrics on new data, with 95 % intervals",
+    "generate": "continue a prompt, prompts from a file, or talk: text to stdout, figures to stderr",
+    "predict": "classify, tag, or fill masks: by the model's task; one line each",
+    "evaluate": "the task's metrics on new data, with 95 % bootstrap intervals",
     "search": "an index of texts by their embeddings: build, query, evaluate",
     "preview": "examples exactly as the model sees them",
     "init": "a recipe of your own to edit",
@@ -84,8 +83,6 @@ def guard(work: Callable[[], int | None]) -> int:
 
 def command(argv: Sequence[str]) -> int | None:
     """One verb."""
-    from llmkit import __version__
-
     verb, *rest = argv or ["help"]
     if verb in ("-h", "--help", "help"):
         print("llmkit: from raw text to a trained, evaluated, usable model\n\nusage: llmkit VERB …\n")
@@ -97,7 +94,7 @@ def command(argv: Sequence[str]) -> int | None:
         return 0
     if verb not in VERBS:
         raise RecipeError(f"{verb!r}: no such verb; {suggest(verb, VERBS)}")
-    return globals()[f"do_{verb}"](rest)
+    return globals()[f"do_{verb}"](_Parser(f"llmkit {verb}", description=VERBS[verb]), rest)
 
 
 def recipe_folder() -> Path:
@@ -111,21 +108,18 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> tuple[Recipe | None, list[str]]:
-    """`(recipe, YAML files to lay over it)` of a recipe's name, a .py, a .yaml, or a task's name."""
-    from llmkit.recipe import Recipe, RunConfig
+    """`(recipe, words to lay over it)` of a recipe's name, a .py, a .yaml, or a task's name."""
     from llmkit.tasks import TASKS, find_task
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        return None, [name]
+        return None, ["--config", name]
     if path.suffix != ".py" and name.replace("-", "_") in recipe_names():
         path = recipe_folder() / f"{name.replace('-', '_')}.py"
     if path.suffix == ".py":
         if not path.exists():
             raise RecipeError(f"no recipe file {name!r}; llmkit's own: {', '.join(recipe_names())}")
-        with refusing(
-            f"{name}: is no recipe that runs", SyntaxError, ImportError, NameError, TypeError, AttributeError
-        ):
+        with refusing(f"{name}: no recipe that runs", SyntaxError, ImportError, NameError, TypeError, AttributeError):
             found = runpy.run_path(str(path), run_name="__recipe__").get("recipe")
         if not isinstance(found, Recipe):
             raise RecipeError(f"{name}: holds no `recipe = Recipe(…)`")
@@ -142,18 +136,18 @@ def read_recipe(argv: Sequence[str], verb: str) -> tuple[Recipe, dict[str, Any]]
 
     if not argv or argv[0].startswith("-"):
         raise RecipeError(f"usage: {_usage(verb)}; recipes: {', '.join(recipe_names())}")
-    base, configs = find_recipe(argv[0])
-    return build_recipe(base, [*(w for c in configs for w in ("--config", c)), *argv[1:]])
+    base, words = find_recipe(argv[0])
+    return build_recipe(base, [*words, *argv[1:]])
 
 
 def _usage(verb: str) -> str:
     return f"llmkit {verb} RECIPE [--part.field value …]"
 
 
-def do_train(argv: list[str]) -> None:
+def do_train(p: _Parser, argv: list[str]) -> None:
+    p.usage, p.epilog = _usage("train"), f"RECIPE --help lists every field; recipes: {', '.join(recipe_names())}"
     if argv[:1] in (["--help"], ["-h"]):
-        print(f"usage: {_usage('train')}\nrecipes: {', '.join(recipe_names())}")
-        print("`llmkit train RECIPE --help` lists every field")
+        p.print_help()
     else:
         train(*read_recipe(argv, "train"), f"llmkit train {argv[0]}")
 
@@ -195,19 +189,16 @@ class _Parser(argparse.ArgumentParser):
         raise RecipeError(f"{self.prog}: {message}")
 
 
-def do_preview(argv: list[str]) -> None:
+def do_preview(p: _Parser, argv: list[str]) -> None:
     from llmkit.reporting.preview import preview
 
-    p = _Parser("llmkit preview", usage=f"{_usage('preview')} [-n 3]", epilog=f"recipes: {', '.join(recipe_names())}")
+    p.usage, p.epilog = f"{_usage('preview')} [-n 3]", f"recipes: {', '.join(recipe_names())}"
     p.add_argument("-n", "--n", type=_count, default=3)
     args, words = p.parse_known_args(argv)
     print(preview(read_recipe(words, "preview")[0], args.n))
 
 
-def do_generate(argv: list[str]) -> None:
-    from llmkit import asking
-
-    p = _Parser("llmkit generate", description="Streams text to stdout, figures to stderr.")
+def do_generate(p: _Parser, argv: list[str]) -> None:
     p.add_argument("model", help="run folder, folder, .gguf file, hub id, or tiny-gpt2")
     p.add_argument("prompt", nargs="?", help="- reads stdin")
     p.add_argument("--file", help="prompts, one a line (.txt) or a row (.jsonl: prompt or text)")
@@ -223,10 +214,7 @@ def do_generate(argv: list[str]) -> None:
     asking.generate(p.parse_args(argv))
 
 
-def do_predict(argv: list[str]) -> None:
-    from llmkit import asking
-
-    p = _Parser("llmkit predict", description="The task's answers; one line each.")
+def do_predict(p: _Parser, argv: list[str]) -> None:
     p.add_argument("model", help="run folder, folder, hub id, or tiny-bert")
     p.add_argument("input", nargs="+", help="texts, or one file (.txt: a line each; .jsonl, .csv …), or - for stdin")
     p.add_argument("--out", help="write .jsonl here")
@@ -239,10 +227,7 @@ def do_predict(argv: list[str]) -> None:
 NAMES = "the columns of a .csv, .tsv or .txt table without a header line"
 
 
-def do_evaluate(argv: list[str]) -> None:
-    from llmkit import asking
-
-    p = _Parser("llmkit evaluate", description="The task's metrics with 95 % bootstrap intervals.")
+def do_evaluate(p: _Parser, argv: list[str]) -> None:
     p.add_argument("model")
     p.add_argument("--data", required=True, help="file, folder, hub id, or bundled name such as reviews[test]")
     p.add_argument("--column", action="append", default=[], metavar="TASK=YOURS", help="text=body, say; repeatable")
@@ -254,10 +239,7 @@ def do_evaluate(argv: list[str]) -> None:
     asking.evaluate(p.parse_args(argv))
 
 
-def do_search(argv: list[str]) -> None:
-    from llmkit import asking
-
-    p = _Parser("llmkit search", description="Texts found by what they mean.")
+def do_search(p: _Parser, argv: list[str]) -> None:
     verbs = p.add_subparsers(dest="verb", required=True, metavar="build|query|evaluate")
     b = verbs.add_parser("build", help="embed every text of a file, and keep the vectors")
     b.add_argument("model", help="run folder of embed_sentences, sentence-transformers folder, or hub id")
@@ -278,8 +260,7 @@ def do_search(argv: list[str]) -> None:
     asking.search(p.parse_args(argv))
 
 
-def do_init(argv: list[str]) -> None:
-    p = _Parser("llmkit init", description="Copy a recipe to edit.")
+def do_init(p: _Parser, argv: list[str]) -> None:
     p.add_argument("name", help=", ".join(recipe_names()))
     p.add_argument("directory", nargs="?", default=".")
     args = p.parse_args(argv)
@@ -296,8 +277,8 @@ def do_init(argv: list[str]) -> None:
     say(f"edit it, then: accelerate launch {target}")
 
 
-def do_doctor(argv: list[str]) -> None:
-    _Parser("llmkit doctor").parse_args(argv)
+def do_doctor(p: _Parser, argv: list[str]) -> None:
+    p.parse_args(argv)
     from llmkit.reporting.doctor import examine
 
     print(examine())

@@ -9,19 +9,22 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from llmkit.console import quiet_transformers, say
 from llmkit.errors import RecipeError, raise_faults, refusing, suggest
 from llmkit.models.loading import positions
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_NEW_TOKENS = 50
 LEAST = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1, "temperature": 0.0}

@@ -6,17 +6,20 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkit import generation
 from llmkit.errors import RecipeError
+from llmkit.models import hub, loading, tokenizers
+from llmkit.parsing import read_yaml
 from llmkit.recipe import ModelConfig
+from llmkit.task import Task
 from llmkit.tasks import TASKS, CausalLM, find_task
-
-if TYPE_CHECKING:
-    import numpy as np
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from llmkit.task import Task
+from llmkit.training import hardware
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,13 @@ class Predictor:
 
     def generate(self, prompts: Any, **options: Any) -> Any:
         """Continue a prompt (str) or prompts (list), see `llmkit.generation.generate`."""
-        from llmkit.generation import generate
-
         self._require_generation()
-        return generate(self.model, self.tokenizer, prompts, **options)
+        return generation.generate(self.model, self.tokenizer, prompts, **options)
 
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """The continuation of one prompt, piece by piece."""
-        from llmkit.generation import stream
-
         self._require_generation()
-        return (piece for _, piece in stream(self.model, self.tokenizer, [prompt], **options))
+        return (piece for _, piece in generation.stream(self.model, self.tokenizer, [prompt], **options))
 
     def predict(self, inputs: Any, batch_size: int = 32) -> Any:
         """The task's answer for an input, or a list of them, in order, for a list."""
@@ -54,8 +53,6 @@ class Predictor:
     def embed(self, texts: Any, batch_size: int = 32) -> np.ndarray:
         """float32 vectors of length one: (width,) of a text, (texts, width) of a list. Raises RecipeError where the
         task has none to give."""
-        import numpy as np
-
         if isinstance(texts, str):
             return self.embed([texts])[0]
         if not texts:
@@ -77,9 +74,6 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
 
     Weights are float32 on a CPU and as stored elsewhere, unless `dtype` says otherwise. Raises RecipeError.
     """
-    from llmkit.models import hub, loading, tokenizers
-    from llmkit.training import hardware
-
     if not isinstance(name, (str, Path)):
         raise RecipeError(f"llmkit.load: a {type(name).__name__}; give a folder or name")
     path = hub.find_model(str(name))
@@ -94,8 +88,6 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
 
 def task_of(path: Path) -> Task:
     """What a folder's model does: recipe.yaml says it, or else the architecture in config.json."""
-    from llmkit.parsing import read_yaml
-
     if (path / "recipe.yaml").exists():
         knobs = read_yaml(path / "recipe.yaml")["task"]
         cls = find_task(knobs.pop("name"), distrusted=path)
@@ -103,11 +95,7 @@ def task_of(path: Path) -> Task:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items() if k in known})
     if path.suffix == ".gguf":
         return CausalLM()
-    import transformers
-
-    from llmkit.models.loading import read_config
-
-    config = read_config(str(path))
+    config = loading.read_config(str(path))
     for cls in TASKS:
         mapping = getattr(transformers, cls.auto_class)._model_mapping
         if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):

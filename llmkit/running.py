@@ -61,22 +61,16 @@ def run(recipe: Recipe) -> Result:
     return Result(metrics, files.output(trainer), trainer, trainer.model, trainer.processing_class)
 
 
+@console.decisions_held()
 def prepare(recipe: Recipe) -> Prepared:
     """Check the recipe, read its data and encode it. Raises RecipeError with every fault, before a weight is read."""
-    from llmkit.models import loading
+    from llmkit.models import loading, tokenizers
     from llmkit.parsing import check_training
+    from llmkit.training import arguments, preflight
 
     faults = [*data.check(recipe.data, recipe.task), *loading.check(recipe.model, recipe.task)]
     recipe = replace(recipe, training=check_training(recipe.training, faults))
     raise_faults(faults)
-    with console.decisions_held():
-        return _prepared(recipe)
-
-
-def _prepared(recipe: Recipe) -> Prepared:
-    from llmkit.models import loading, tokenizers
-    from llmkit.training import arguments, preflight
-
     args = arguments.build(recipe)
     loaded = data.load_rows(recipe.data, recipe.task)
     task = loading.of_checkpoint(recipe.model, recipe.task).fit(loaded.rows["train"])

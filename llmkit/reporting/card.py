@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from llmkit.console import plural, say
-
-if TYPE_CHECKING:
-    from llmkit.training.trainer import Trainer
+from llmkit.training.trainer import Trainer
 
 RUN_UP_TO = 500_000_000  # parameters: the snippet loads the model a second time
 

@@ -9,7 +9,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,9 +17,7 @@ from llmkit.console import plural, say
 from llmkit.parsing import write_yaml
 from llmkit.reporting import card
 from llmkit.training import preflight
-
-if TYPE_CHECKING:
-    from llmkit.training.trainer import Trainer
+from llmkit.training.trainer import Trainer
 
 PACKAGES = ("llmkit", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers")
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmkit import console
 from llmkit.console import plural
-
-if TYPE_CHECKING:
-    from llmkit.recipe import Recipe
-    from llmkit.running import Prepared
+from llmkit.recipe import Recipe
 
 
 def plan(recipe: Recipe) -> str:
@@ -55,7 +52,7 @@ def plan(recipe: Recipe) -> str:
     return "\n".join(f"{name:<11} {value}" for name, value in lines.items())
 
 
-def _empty(prepared: Prepared) -> tuple[Any, int, int]:
+def _empty(prepared: Any) -> tuple[Any, int, int]:
     """The model without weights, its layers and its width."""
     import torch
     import transformers

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence, Set
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmkit import console
 from llmkit.console import plural
-
-if TYPE_CHECKING:
-    from llmkit.recipe import Recipe
-
+from llmkit.recipe import Recipe
 
 HEAD = (
     "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said of it or in its place; "

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from llmkit.console import plural, say
 from llmkit.errors import RecipeError, raise_faults, refusing
+from llmkit.evaluation.metrics import LOWER_IS_BETTER
+from llmkit.recipe import Recipe
 from llmkit.training import hardware
-
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from llmkit.recipe import Recipe
 
 LEAST = {  # what TrainingArguments takes below these, no run can have
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
@@ -24,8 +24,6 @@ LEAST = {  # what TrainingArguments takes below these, no run can have
 
 def build(recipe: Recipe) -> TrainingArguments:
     """TrainingArguments of the recipe. Raises RecipeError for what they refuse, in one line."""
-    from transformers import TrainingArguments
-
     given = recipe.training
     raise_faults(_impossible(given))
     values = _defaults(recipe, given, hardware.decide()) | given
@@ -71,8 +69,6 @@ def _defaults(recipe: Recipe, given: Mapping[str, Any], machine: hardware.Hardwa
 
 def _impossible(given: Mapping[str, Any]) -> list[str]:
     """Faults of values that TrainingArguments takes and no run can have."""
-    from transformers.integrations import get_available_reporting_integrations
-
     faults = [
         f"training.{name}: {given[name]!r}; at least {least}"
         for name, least in LEAST.items()
@@ -100,8 +96,6 @@ def _impossible(given: Mapping[str, Any]) -> list[str]:
 
 def choose_best_by(args: TrainingArguments, recipe: Recipe) -> None:
     """Which metric picks the best checkpoint, and which way is better: the fitted task knows, unless the user said."""
-    from llmkit.evaluation.metrics import LOWER_IS_BETTER
-
     if "metric_for_best_model" not in recipe.training:
         args.metric_for_best_model = recipe.task.primary
     if "greater_is_better" not in recipe.training:

@@ -9,16 +9,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from llmkit.console import is_main_process, say
 from llmkit.errors import RunFailed, Stopped
-
-if TYPE_CHECKING:
-    from llmkit.training.trainer import Trainer
+from llmkit.generation import generate
+from llmkit.training.trainer import Trainer
 
 
 def add(trainer: Trainer) -> None:
@@ -28,12 +27,16 @@ def add(trainer: Trainer) -> None:
         trainer.add_callback(callback)
 
 
-class Untrained(TrainerCallback):
-    """Measure the untrained model on the part that gives the final figures, where `eval_on_start` does not. Here, and
-    not before `train`: the model is wrapped by now."""
+class Callback(TrainerCallback):
+    """A callback that knows its Trainer."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
+
+
+class Untrained(Callback):
+    """Measure the untrained model on the part that gives the final figures, where `eval_on_start` does not. Here, and
+    not before `train`: the model is wrapped by now."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         features = self.trainer.features
@@ -67,16 +70,14 @@ class Finite(TrainerCallback):
                 raise RunFailed(f"{name} is {logs[name]} at step {state.global_step}: {fix}")
 
 
-class Signals(TrainerCallback):
+class Signals(Callback):
     """SIGINT and SIGTERM: finish the step, save, stop. A second one stops at once."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.number, self.before = trainer, 0, {}
+    number = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
+        here = threading.current_thread() is threading.main_thread()
+        self.before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM) if here}
 
     def _note(self, number: int, frame: Any) -> None:
         if self.number:
@@ -102,29 +103,25 @@ class Signals(TrainerCallback):
         self.before = {}
 
 
-class Samples(TrainerCallback):
+class Samples(Callback):
     """Continue `run.prompts` at each evaluation, with a seed: nothing is drawn from the run's own random state."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.shown = trainer, None
+    shown = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer, prompts = self.trainer, list(self.trainer.recipe.run.prompts)
         whole = state.is_world_process_zero and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
         if not (prompts and whole and trainer.task.can_generate) or state.global_step == self.shown:
             return
-        from llmkit.generation import generate
-
         self.shown, how = state.global_step, {"max_new_tokens": 40, "temperature": 0.8, "top_k": 50, "seed": 0}
         for text in generate(trainer.model, trainer.processing_class, prompts, **how):
             say(f"         “{' '.join(text.split())}”")
 
 
-class Table(TrainerCallback):
+class Table(Callback):
     """One line for each log and evaluation; on a terminal, a bar with the time left below them."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.bar = trainer, None
+    bar = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = time.time()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
 
 from llmkit.console import say
 from llmkit.errors import RecipeError
 from llmkit.parsing import read_yaml
-
-if TYPE_CHECKING:
-    from llmkit.recipe import Recipe
-    from llmkit.training.trainer import Trainer
+from llmkit.recipe import Recipe
+from llmkit.training.trainer import Trainer
 
 LENGTH = {f"training.{f}" for f in ("num_train_epochs", "max_steps", "logging_steps", "save_total_limit")}
 MAY_CHANGE = LENGTH | {"model.name"}
@@ -47,8 +47,6 @@ def open_folder(recipe: Recipe) -> dict[str, Any] | None:
 
 def to_resume(trainer: Trainer) -> str | None:
     """The checkpoint to go on from. Raises RecipeError where the recipe is no longer the one that made it."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     recipe: Recipe = trainer.recipe
     if not recipe.run.resume:
         return None

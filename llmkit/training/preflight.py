@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from datasets import Dataset
+from transformers import TrainingArguments
 
 from llmkit.console import plural, say
 from llmkit.errors import RecipeError, suggest
 from llmkit.models import loading
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import TrainingArguments
-
-    from llmkit.recipe import Recipe
+from llmkit.recipe import Recipe
 
 
 def row_length(recipe: Recipe, tokenizer: Any) -> int:

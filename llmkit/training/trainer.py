@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset
 
+from llmkit.data import Loaded
 from llmkit.data.sampling import FILLER, EpochLoader, EpochSampler, RowView
 from llmkit.data.streaming import Stream
+from llmkit.recipe import Recipe
+from llmkit.task import Task
 from llmkit.training import preflight
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from llmkit.data import Loaded
-    from llmkit.recipe import Recipe
-    from llmkit.task import Task
 
 
 class Trainer(transformers.Trainer):
