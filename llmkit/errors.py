@@ -27,7 +27,7 @@ def raise_faults(faults: list[str]) -> None:
 
 @contextlib.contextmanager
 def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Within, what a library refuses by one of `kinds` becomes one line: `what` it is about, and the library's words."""
+    """Within, what a library refuses by one of `kinds` becomes one line: `what` it is about, and its own words."""
     try:
         yield
     except RecipeError:

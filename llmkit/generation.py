@@ -73,20 +73,14 @@ def stream(
         was_training = model.training
         try:
             model.eval()
-            with (
-                quiet_transformers(),
-                torch.random.fork_rng(enabled=seed is not None),
-                refusing("generate", ValueError),
-            ):
+            with quiet_transformers(), torch.random.fork_rng(enabled=seed is not None):
                 if seed is not None:
                     torch.manual_seed(seed)
-                out = model.generate(
-                    input_ids=padded,
-                    attention_mask=mask,
-                    generation_config=config,
-                    streamer=None if beams else writer,
-                    stopping_criteria=StoppingCriteriaList([] if beams else [writer]),
-                )
+                how = {"generation_config": config, "attention_mask": mask}
+                if not beams:
+                    how |= {"streamer": writer, "stopping_criteria": StoppingCriteriaList([writer])}
+                with refusing("generate", ValueError):
+                    out = model.generate(padded, **how)
             if beams:  # nothing is certain before the end
                 writer.put(padded)
                 for column in getattr(out, "sequences", out)[:, width:].T:
@@ -129,25 +123,23 @@ def generate(
         texts[row] += piece
     for row in range(len(texts)):
         prompt = batch[row // copies]
-        plain = isinstance(prompt, str) and not is_chat(tokenizer, options.get("chat"))
-        if plain if return_full_text is None else return_full_text and isinstance(prompt, str):
+        alone = is_chat(tokenizer, options.get("chat"), prompt) if return_full_text is None else not return_full_text
+        if isinstance(prompt, str) and not alone:
             texts[row] = prompt + texts[row]
     grouped = [texts[i : i + copies] if copies > 1 else texts[i] for i in range(0, len(texts), copies)]
     return grouped[0] if single else grouped
 
 
-def is_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether a text is sent as a user's turn."""
-    if chat and not tokenizer.chat_template:
-        raise RecipeError("chat: this tokenizer has no chat template; leave it out for plain continuation")
-    return bool(tokenizer.chat_template) if chat is None else chat
+def is_chat(tokenizer: Any, chat: bool | None, prompt: Prompt = "") -> bool:
+    """Whether a prompt goes through the chat template: messages always, a text as a user's turn."""
+    if (chat or not isinstance(prompt, str)) and not tokenizer.chat_template:
+        raise RecipeError("chat: this tokenizer has no chat template; give a text, to be continued as it is")
+    return not isinstance(prompt, str) or (bool(tokenizer.chat_template) if chat is None else chat)
 
 
 def _encode(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
-    if not isinstance(prompt, str) or is_chat(tokenizer, chat):
+    if is_chat(tokenizer, chat, prompt):
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if not tokenizer.chat_template:
-            raise RecipeError("a conversation was given, but this tokenizer has no chat template; give a text")
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     ids = tokenizer(prompt, verbose=False)["input_ids"]
     if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(str(tokenizer.eos_token)):

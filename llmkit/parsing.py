@@ -85,14 +85,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file. Raises RecipeError with the line of a mistake."""
     from ruamel.yaml import YAMLError
 
-    with refusing(f"--config {path}", OSError, UnicodeDecodeError):
-        text = Path(path).read_text(encoding="utf-8")
-    try:
-        content = _yaml().load(text)
-    except YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{where}: not YAML ({getattr(e, 'problem', None) or e})") from None
+    with refusing(str(path), OSError, UnicodeDecodeError, YAMLError):
+        content = _yaml().load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(content, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping with the keys {', '.join(PARTS)}")
     return dict(content)
@@ -110,8 +104,8 @@ class Typed(str):
 
 
 def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """`(nested mapping, YAML files, switches)` of `--part.field value`, `--part.field=value` and the short forms; what is
-    none of these goes to `faults`."""
+    """`(nested mapping, YAML files, switches)` of `--part.field value`, `--part.field=value` and the short forms; what
+    is none of these goes to `faults`."""
     nested: dict[str, Any] = {}
     configs: list[str] = []
     switches: dict[str, Any] = {}

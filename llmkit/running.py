@@ -100,7 +100,7 @@ def _features(recipe: Recipe, rows: dict[str, Dataset], *how: Any) -> dict[str, 
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
-    """A real transformers.Trainer for `recipe`, to drive yourself; its `recipe` and `loaded` say what it was made of."""
+    """A real transformers.Trainer for `recipe`, to drive yourself; its `recipe` and `loaded` say what made it."""
     console.hush()
     from transformers import EarlyStoppingCallback, set_seed
 

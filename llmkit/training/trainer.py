@@ -18,6 +18,9 @@ from llmkit.recipe import Recipe
 from llmkit.task import Task
 from llmkit.training import preflight
 
+Parts = dict[str, Dataset]
+LOADING = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")  # a DataLoader's, as dataloader_…
+
 
 class Trainer(transformers.Trainer):
     """A transformers.Trainer whose loss, batches and metrics are the task's.
@@ -40,9 +43,9 @@ class Trainer(transformers.Trainer):
         model: Any,
         args: Any,
         tokenizer: Any,
-        features: dict[str, Dataset],
-        rows: dict[str, Dataset],
-        layout: str = "padded",
+        features: Parts,
+        rows: Parts,
+        layout: str,
         **kwargs: Any,
     ):
         self.task, self.features, self.rows, self.layout = task, features, rows, layout
@@ -63,11 +66,10 @@ class Trainer(transformers.Trainer):
     #    state, on the number of processes, and trains filler rows twice
 
     def get_train_dataloader(self) -> EpochLoader:
-        args, dataset = self.args, self.train_dataset
+        args, dataset, collate = self.args, self.train_dataset, self._collate_training
         if isinstance(dataset, Stream):
             batches = dataset.batches(self._train_batch_size, args.process_index, args.world_size)
-            options = {"batch_size": None, "pin_memory": args.dataloader_pin_memory}
-            return EpochLoader(batches, collate_fn=self._collate_training, **options)
+            return EpochLoader(batches, batch_size=None, collate_fn=collate, pin_memory=args.dataloader_pin_memory)
         grouped = args.train_sampling_strategy == "group_by_length"
         sampler = EpochSampler(
             len(dataset),
@@ -80,7 +82,7 @@ class Trainer(transformers.Trainer):
             lengths=preflight.lengths(dataset) if grouped else None,
             drop_last=args.dataloader_drop_last,
         )
-        return self._loader(dataset, sampler, self._collate_training)
+        return self._loader(dataset, sampler, collate)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> EpochLoader:
         args, dataset = self.args, self.eval_dataset if eval_dataset is None else eval_dataset
@@ -92,16 +94,8 @@ class Trainer(transformers.Trainer):
     get_test_dataloader = get_eval_dataloader
 
     def _loader(self, dataset: Any, sampler: EpochSampler, collate: Any) -> EpochLoader:
-        args = self.args
-        return EpochLoader(
-            RowView(dataset),
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            persistent_workers=args.dataloader_persistent_workers,
-        )
+        options = {name: getattr(self.args, f"dataloader_{name}") for name in LOADING}
+        return EpochLoader(RowView(dataset), batch_sampler=sampler, collate_fn=collate, **options)
 
     def _collate_training(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Fillers are left out; where nothing else is there, one stands in so that ranks stay in step, and weighs 0."""
