@@ -135,37 +135,41 @@ def _converse(model: Any, options: dict[str, Any]) -> None:
 
 def read_texts(words: list[str], columns: Sequence[str]) -> list[str]:
     """Texts as typed, of stdin (-), or of one file: its lines (.txt) or the first of `columns` that its rows have."""
-    name, values = read_values(words, columns)
+    values = _of_column(read_rows(words), columns)
     if missing := [where for where, value in values if not isinstance(value, str)]:
-        raise RecipeError(f"{missing[0]}: no text in {name!r} ({plural(len(missing), 'such row')})")
+        raise RecipeError(f"{missing[0]}: no text in {' or '.join(columns)} ({plural(len(missing), 'such row')})")
     return [value for _, value in values]
 
 
-def read_values(words: list[str], columns: Sequence[str]) -> tuple[str, list[tuple[str, Any]]]:
-    """`(the column, [(where, value) …])` of the same; in a file a value may be of any type."""
-    if not _is_file(words):
-        typed = [line for line in sys.stdin.read().splitlines() if line.strip()] if words == ["-"] else words
-        return "", [(f"input {i}", text) for i, text in enumerate(typed, 1)]
-    rows = _read_rows(words[0], "line")
-    there = rows[0][1]
-    name = next((c for c in columns if c in there), None)
-    if name is None:
-        asked = " or ".join(map(repr, columns))
-        raise RecipeError(f"{words[0]}: no column {asked}; its columns are {', '.join(there)}")
-    return name, [(where, row.get(name)) for where, row in rows]
-
-
-def _read_rows(file: str, document: str) -> list[tuple[str, dict[str, Any]]]:
-    """`(where, row)` of a file's rows. Raises RecipeError for what is no row of columns."""
+def read_rows(words: list[str]) -> list[tuple[str, Any]]:
+    """`(where, what)` of texts as typed, of stdin's lines (-), or of a file's rows. Raises RecipeError for a row
+    without columns."""
     from llmkit.data import sources
 
-    rows = list(sources.find(file, "test", document=document)[0].rows())
+    # os.path: a text that is longer than any name can be is no file, and no error
+    is_file = os.path.isfile(words[0]) or Path(words[0]).suffix in sources.READERS  # noqa: PTH113
+    if len(words) > 1 or not is_file:
+        typed = [line for line in sys.stdin.read().splitlines() if line.strip()] if words == ["-"] else words
+        return [(f"input {i}", text) for i, text in enumerate(typed, 1)]
+    rows = list(sources.find(words[0], "test", document="line")[0].rows())
     bad = [(where, row) for where, row in rows if not isinstance(row, dict)]
     is_none = "{}, not a row of columns"
     raise_faults([f"{w}: {r if isinstance(r, ValueError) else is_none.format(type(r).__name__)}" for w, r in bad[:5]])
     if not rows:
-        raise RecipeError(f"{file}: is empty")
+        raise RecipeError(f"{words[0]}: is empty")
     return rows
+
+
+def _of_column(rows: list[tuple[str, Any]], columns: Sequence[str]) -> list[tuple[str, Any]]:
+    """`(where, value)` of the first of `columns` that a file's rows have; what was typed stays as it is."""
+    if not rows or isinstance(rows[0][1], str):
+        return rows
+    where, there = rows[0]
+    name = next((c for c in columns if c in there), None)
+    if name is None:
+        asked = " or ".join(map(repr, columns))
+        raise RecipeError(f"{where}: no column {asked}; its columns are {', '.join(there)}")
+    return [(where, row.get(name)) for where, row in rows]
 
 
 def predict(args: Namespace) -> None:
@@ -190,16 +194,12 @@ def predict(args: Namespace) -> None:
 def read_inputs(words: list[str], task: Task, column: str | None = None) -> list[Any]:
     """What `task.predict` is asked, typed, piped (-) or in a file: texts, or mappings of the columns that the task asks
     for, each typed as a JSON object."""
-    asks = ", ".join(task.asks)
+    rows, asks = read_rows(words), ", ".join(task.asks)
     if len(task.asks) == 1:
         columns = (column,) if column else (asks, *task.columns[asks])
-        rows = [(where, {asks: value}) for where, value in read_values(words, columns)[1]]
+        rows = [(where, {asks: value}) for where, value in _of_column(rows, columns)]
     elif column:
         raise RecipeError(f"--column {column}: {task.name} asks for {asks}; name the columns so")
-    elif _is_file(words):
-        rows = _read_rows(words[0], "file")
-    else:
-        rows = read_values(words, ())[1]
     found, faults = [], []
     for where, row in rows:
         try:
@@ -214,13 +214,6 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
         faults[5:] = [f"give a file with these columns, or type a JSON object: '{example}'"]
     raise_faults(faults[: 6 if len(task.asks) > 1 else 5])
     return found
-
-
-def _is_file(words: list[str]) -> bool:
-    from llmkit.data.sources import READERS
-
-    # os.path: a text that is longer than any name can be is no file, and no error
-    return len(words) == 1 and (os.path.isfile(words[0]) or Path(words[0]).suffix in READERS)  # noqa: PTH113
 
 
 def evaluate(args: Namespace) -> None:

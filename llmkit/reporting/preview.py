@@ -10,10 +10,7 @@ from llmkit import console
 from llmkit.console import plural
 from llmkit.recipe import Recipe
 
-HEAD = (
-    "«…» is predicted and trained on, | between its tokens; ⟦…⟧ is what must be said of it or in its place; "
-    "‖ parts documents"
-)
+HEAD = "«…» is trained on, | between its tokens; ⟦…⟧ is what must be said of it or in its place; ‖ parts documents"
 
 
 def preview(recipe: Recipe, count: int = 3) -> str:

@@ -3,6 +3,7 @@ loads."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,9 +17,12 @@ from llmkit.evaluation.metrics import LOWER_IS_BETTER
 from llmkit.recipe import Recipe
 from llmkit.training import hardware
 
-LEAST = {  # what TrainingArguments takes below these, no run can have
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
-    **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs", "seed", "data_seed"), 0),
+SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+RATES = ("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs")
+LIMITS = {  # TrainingArguments takes what lies beyond, and no run can
+    **dict.fromkeys(SIZES, (1, math.inf)),
+    **dict.fromkeys(RATES, (0, math.inf)),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
 }
 
 
@@ -33,10 +37,8 @@ def build(recipe: Recipe) -> TrainingArguments:
         args = TrainingArguments(output_dir=recipe.run.output, **values)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != args.world_size:
-        raise RecipeError(
-            f"{launched} processes were launched, but each sees {args.world_size}: they would train apart and overwrite "
-            "each other; on CPUs set --training.use_cpu true"
-        )
+        apart = f"{launched} processes were launched, but each sees {args.world_size}"
+        raise RecipeError(f"{apart}: they would overwrite each other; on CPUs set --training.use_cpu true")
     args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split one process's batch; `accelerate launch` is the way
     return args
 
@@ -70,14 +72,9 @@ def _defaults(recipe: Recipe, given: Mapping[str, Any], machine: hardware.Hardwa
 def _impossible(given: Mapping[str, Any]) -> list[str]:
     """Faults of values that TrainingArguments takes and no run can have."""
     faults = [
-        f"training.{name}: {given[name]!r}; at least {least}"
-        for name, least in LEAST.items()
-        if isinstance(given.get(name), (int, float)) and given[name] < least
-    ]
-    faults += [
-        f"training.{name}: {given[name]!r}; less than 2**32"
-        for name in ("seed", "data_seed")
-        if isinstance(given.get(name), int) and given[name] >= 2**32
+        f"training.{name}: {given[name]!r} is not between {least} and {most}"
+        for name, (least, most) in LIMITS.items()
+        if isinstance(given.get(name), (int, float)) and not least <= given[name] <= most
     ]
     if given.get("train_sampling_strategy") == "batch_rebalance":
         why = "batch_rebalance changes the batches with the number of processes"
@@ -86,11 +83,10 @@ def _impossible(given: Mapping[str, Any]) -> list[str]:
         faults.append("training: leave batch_eval_metrics and eval_do_concat_batches; rows are reduced on the fly")
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         faults.append("training.dataloader_persistent_workers: needs dataloader_num_workers above 0")
-    asked = given.get("report_to") or []
-    known = {*get_available_reporting_integrations(), "none", "all"}
-    for name in {asked} - known if isinstance(asked, str) else set(asked) - known:
-        there = ", ".join(sorted(known))
-        faults.append(f"training.report_to: {name!r} is not installed (pip install {name}); there is: {there}")
+    asked, there = given.get("report_to") or [], {*get_available_reporting_integrations(), "none", "all"}
+    for name in {asked} - there if isinstance(asked, str) else set(asked) - there:
+        why = f"{name!r} is not installed (pip install {name}); there is: {', '.join(sorted(there))}"
+        faults.append(f"training.report_to: {why}")
     return faults
 
 

@@ -41,10 +41,8 @@ def decide() -> Hardware:
     if torch.cuda.is_available():
         able = torch.cuda.is_bf16_supported(including_emulation=False)
         return Hardware("cuda", able, f"{torch.cuda.get_device_name()} {'has' if able else 'lacks'} it", threads)
-    if torch.backends.mps.is_available():
-        return Hardware("mps", False, "float32 is the safe choice on Apple GPUs", threads)
     if torch.accelerator.is_available():
-        return Hardware(str(torch.accelerator.current_accelerator()), False, "unknown for this accelerator", threads)
+        return Hardware(str(torch.accelerator.current_accelerator()), False, "float32 is the safe choice here", threads)
     fast = sorted({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
     reason = f"this CPU has {', '.join(fast)}" if fast else "this CPU has no bf16 instructions"
     return Hardware("cpu", bool(fast), reason, threads)

@@ -57,11 +57,8 @@ def check(recipe: Recipe, args: TrainingArguments, features: dict[str, Dataset])
     faults = []
     epoch, total = (args.max_steps, args.max_steps) if streamed else steps(args, len(features["train"]))
     if epoch == 0:
-        rows = plural(len(features["train"]), "row")
-        faults.append(
-            f"training.dataloader_drop_last: {rows} of features give no full batch of {batch_size(args)}; "
-            "lower per_device_train_batch_size or gradient_accumulation_steps"
-        )
+        why = f"{plural(len(features['train']), 'row')} of features give no full batch of {batch_size(args)}"
+        faults.append(f"training.dataloader_drop_last: {why}; lower per_device_train_batch_size")
     elif total == 0:
         faults.append(f"training: {args.num_train_epochs:g} epochs are no step; raise num_train_epochs")
     elif (warmup := args.get_warmup_steps(total)) >= total:
