@@ -26,11 +26,11 @@ def decisions_held() -> Iterator[None]:
     outer, _held = _held, []
     try:
         yield
-        said, _held = _held, outer
-        for text in said:
-            say(text, "decided")
+        said = _held
     finally:
         _held = outer
+    for text in said:
+        say(text, "decided")
 
 
 def say(text: str, kind: str = "") -> None:
