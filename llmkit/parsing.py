@@ -85,8 +85,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file. Raises RecipeError with the line of a mistake."""
     from ruamel.yaml import YAMLError
 
-    with refusing(str(path), OSError, UnicodeDecodeError, YAMLError):
-        content = _yaml().load(Path(path).read_text(encoding="utf-8"))
+    try:
+        with refusing(str(path), OSError, UnicodeDecodeError):
+            content = _yaml().load(Path(path).read_text(encoding="utf-8"))
+    except YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{path}{where}: not YAML ({getattr(e, 'problem', None) or e})") from None
     if not isinstance(content, Mapping):
         raise RecipeError(f"{path}: a recipe is a mapping with the keys {', '.join(PARTS)}")
     return dict(content)
