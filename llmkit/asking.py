@@ -5,52 +5,49 @@ stdout is the answer, stderr is the talk.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llmkit import console
 from llmkit.console import plural, say
-from llmkit.errors import RecipeError
+from llmkit.errors import RecipeError, raise_faults, refusing
 from llmkit.task import Task
 
 WIDEST = 12  # columns of a table on the screen
-OPTIONS = (
-    "max_new_tokens",
-    "max_length",
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-    "num_return_sequences",
-    "num_beams",
-    "seed",
-)
+OPTIONS: dict[str, type] = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "top_k", "num_beams", "num_return_sequences", "seed"), int),
+    **dict.fromkeys(("temperature", "top_p", "repetition_penalty"), float),
+}
+"""of generation, as they are typed: `--max-new-tokens 5`"""
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def generate(args: Namespace) -> None:
     """`llmkit generate`: one prompt streamed, a file in batches, or a conversation."""
-    chosen = [bool(args.file), args.prompt is not None, args.interactive]
-    if sum(chosen) != 1:
+    if [bool(args.file), args.prompt is not None, args.interactive].count(True) != 1:
         raise RecipeError('llmkit generate: give one of "prompt", --file FILE, -i')
     if args.out and not args.file:
         raise RecipeError("llmkit generate: --out goes with --file; a single answer is on stdout")
-    console.hush()
     if args.file and args.file != "-" and not Path(args.file).is_file():
         raise RecipeError(f"--file {args.file}: no such file")
+    console.hush()
     prompts = read_texts([args.file], ("prompt", "text", "question")) if args.file else []  # before the model is loaded
     from llmkit.predictor import load
 
     model = load(args.model, dtype=args.dtype)
     model._require_generation()
     options = {k: v for k in OPTIONS if (v := getattr(args, k)) is not None} | {"stop": args.stop}
-    if args.no_chat:
-        options["chat"] = False
+    options |= {"chat": False} if args.no_chat else {}
     if args.interactive:
         _converse(model, options)
     elif args.file:
@@ -63,66 +60,55 @@ def _one(model: Any, prompt: str, args: Namespace, options: dict[str, Any]) -> N
     from llmkit.generation import is_chat, stream
 
     started, copies, count = time.time(), args.num_return_sequences or 1, 0
-    before = "" if is_chat(model.tokenizer, options.get("chat")) else prompt
-    texts = [before] * copies
+    texts = ["" if is_chat(model.tokenizer, options.get("chat")) else prompt] * copies
     live = copies == 1 and not args.json
     for row, piece in stream(model.model, model.tokenizer, [prompt], **options):
-        if live:
-            print(piece if count else before + piece, end="", flush=True)
         texts[row] += piece
+        if live:
+            print(piece if count else texts[0], end="", flush=True)
         count += 1
     if live:
-        print("" if count else before)
-    elif args.json:
-        print("\n".join(json.dumps({"prompt": prompt, "text": t}, ensure_ascii=False) for t in texts))
+        print("" if count else texts[0])
     else:
-        print("\n\n".join(texts))
+        print("\n".join(as_json({"prompt": prompt, "text": t}) for t in texts) if args.json else "\n\n".join(texts))
     seconds = time.time() - started
     say(f"{plural(count, 'token')} in {seconds:.1f} s ({count / max(seconds, 1e-9):.0f}/s)")
 
 
 def _batch(model: Any, prompts: list[str], args: Namespace, options: dict[str, Any]) -> None:
-    done = _lines_in(args.out) if args.out else 0
+    done, started = _lines_in(args.out) if args.out else 0, time.time()
     if done > len(prompts):
-        raise RecipeError(
-            f"--out {args.out}: has {done} answers already, {args.file} has {len(prompts)} prompts; choose another --out"
-        )
+        has = f"has {done} answers already, {args.file} has {len(prompts)} prompts"
+        raise RecipeError(f"--out {args.out}: {has}; choose another --out")
     if done:
         say(f"{args.out}: {plural(done, 'answer')} there already, going on after them")
-    out = _open_out(args.out, "a")
-    started = time.time()
-    try:
+    with _opened(args.out, "a") as out:
         for i in range(done, len(prompts), args.batch_size):
             batch = prompts[i : i + args.batch_size]
             for prompt, text in zip(batch, model.generate(batch, **options), strict=True):
-                out.write(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+                out.write(as_json({"prompt": prompt, "text": text}) + "\n")
             out.flush()
-    finally:
-        if args.out:
-            out.close()
-    say(
-        f"{plural(len(prompts) - done, 'prompt')} in {time.time() - started:.1f} s"
-        + (f", {args.out}" if args.out else "")
-    )
+    where = f", {args.out}" if args.out else ""
+    say(f"{plural(len(prompts) - done, 'prompt')} in {time.time() - started:.1f} s{where}")
 
 
-def _open_out(path: str | None, mode: str) -> Any:
+@contextlib.contextmanager
+def _opened(path: str | None, mode: str) -> Iterator[TextIO]:
     """stdout, or the file, with the folders that lead to it."""
     if path is None:
-        return sys.stdout
-    try:
+        yield sys.stdout
+        return
+    with refusing(f"--out {path}", OSError):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return Path(path).open(mode, encoding="utf-8")
-    except OSError as e:
-        raise RecipeError(f"--out {path}: {(e.strerror or str(e)).lower()}") from None
+        file = Path(path).open(mode, encoding="utf-8")
+    with file:
+        yield file
 
 
 def _lines_in(path: str) -> int:
     """Whole answers in the file; a line that a stop tore is cut off first."""
     file = Path(path)
-    if not file.exists():
-        return 0
-    content = file.read_bytes()
+    content = file.read_bytes() if file.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         file.write_bytes(whole)
@@ -130,63 +116,60 @@ def _lines_in(path: str) -> int:
 
 
 def _converse(model: Any, options: dict[str, Any]) -> None:
-    chat = bool(model.tokenizer.chat_template) and options.get("chat") is not False
-    say(
-        ("a conversation" if chat else "this model has no chat template: each line is continued")
-        + "; an empty line or Ctrl-D ends it"
-    )
+    from llmkit.generation import is_chat
+
+    chat = is_chat(model.tokenizer, options.get("chat"))
+    what = "a conversation" if chat else "this model has no chat template: each line is continued"
+    say(f"{what}; an empty line or Ctrl-D ends it")
     messages: list[dict[str, str]] = []
-    while True:
-        try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        if not line.strip():
-            return
-        messages.append({"role": "user", "content": line})
-        answer = []
-        for piece in model.stream(messages if chat else line, **options):
-            print(piece, end="", flush=True)
-            answer.append(piece)
-        print()
-        messages.append({"role": "assistant", "content": "".join(answer)})
+    with contextlib.suppress(EOFError):
+        while (line := input("> " if sys.stdin.isatty() else "")).strip():
+            messages.append({"role": "user", "content": line})
+            answer = ""
+            for piece in model.stream(messages if chat else line, **options):
+                print(piece, end="", flush=True)
+                answer += piece
+            print()
+            messages.append({"role": "assistant", "content": answer})
 
 
-def read_texts(words: list[str], columns: tuple[str, ...], column: str | None = None) -> list[str]:
+def read_texts(words: list[str], columns: Sequence[str]) -> list[str]:
     """Texts as typed, of stdin (-), or of one file: its lines (.txt) or the first of `columns` that its rows have."""
-    name, values = read_values(words, columns, column)
+    values = _of_column(read_rows(words), columns)
     if missing := [where for where, value in values if not isinstance(value, str)]:
-        raise RecipeError(f"{missing[0]}: no text in {name!r} ({plural(len(missing), 'such row')})")
+        raise RecipeError(f"{missing[0]}: no text in {' or '.join(columns)} ({plural(len(missing), 'such row')})")
     return [value for _, value in values]
 
 
-def read_values(
-    words: list[str], columns: tuple[str, ...], column: str | None = None
-) -> tuple[str, list[tuple[str, Any]]]:
-    """`(the column, [(where, value) …])` of the same; in a file a value may be of any type."""
+def read_rows(words: list[str]) -> list[tuple[str, Any]]:
+    """`(where, what)` of texts as typed, of stdin's lines (-), or of a file's rows. Raises RecipeError for a row
+    without columns."""
     from llmkit.data import sources
 
-    if not _is_file(words):
+    # os.path: a text that is longer than any name can be is no file, and no error
+    is_file = os.path.isfile(words[0]) or Path(words[0]).suffix in sources.READERS  # noqa: PTH113
+    if len(words) > 1 or not is_file:
         typed = [line for line in sys.stdin.read().splitlines() if line.strip()] if words == ["-"] else words
-        return "", [(f"input {i}", text) for i, text in enumerate(typed, 1)]
-    path = Path(words[0])
+        return [(f"input {i}", text) for i, text in enumerate(typed, 1)]
     rows = list(sources.find(words[0], "test", document="line")[0].rows())
-    whys = [
-        (w, str(r) if isinstance(r, ValueError) else f"{type(r).__name__}, not a row of columns")
-        for w, r in rows
-        if not isinstance(r, dict)
-    ]
-    if bad := [f"{where}: {why}" for where, why in whys]:
-        raise RecipeError(*bad[:5])
+    bad = [(where, row) for where, row in rows if not isinstance(row, dict)]
+    is_none = "{}, not a row of columns"
+    raise_faults([f"{w}: {r if isinstance(r, ValueError) else is_none.format(type(r).__name__)}" for w, r in bad[:5]])
     if not rows:
-        raise RecipeError(f"{path}: is empty")
-    there = list(rows[0][1]) if isinstance(rows[0][1], dict) else []
-    name = next((c for c in ((column,) if column else columns) if c in there), None)
+        raise RecipeError(f"{words[0]}: is empty")
+    return rows
+
+
+def _of_column(rows: list[tuple[str, Any]], columns: Sequence[str]) -> list[tuple[str, Any]]:
+    """`(where, value)` of the first of `columns` that a file's rows have; what was typed stays as it is."""
+    if not rows or isinstance(rows[0][1], str):
+        return rows
+    where, there = rows[0]
+    name = next((c for c in columns if c in there), None)
     if name is None:
-        raise RecipeError(
-            f"{path}: no column {' or '.join(repr(c) for c in ((column,) if column else columns))}; its columns are {', '.join(there)}"
-        )
-    return name, [(where, row.get(name)) for where, row in rows]
+        asked = " or ".join(map(repr, columns))
+        raise RecipeError(f"{where}: no column {asked}; its columns are {', '.join(there)}")
+    return [(where, row.get(name)) for where, row in rows]
 
 
 def predict(args: Namespace) -> None:
@@ -200,16 +183,10 @@ def predict(args: Namespace) -> None:
         raise RecipeError(f"a {task.name} model does not predict; ask it with llmkit generate")
     inputs = read_inputs(args.input, task, args.column)
     model = load(args.model)
-    out = _open_out(args.out, "w")
-    try:
+    with _opened(args.out, "w") as out:
         for given, answer in zip(inputs, model.predict_iter(inputs, args.batch_size), strict=True):
             asked = {task.asks[0]: given} if isinstance(given, str) else given
-            as_json = args.json or args.out
-            line = json.dumps({**asked, **answer}, ensure_ascii=False) if as_json else task.show(answer, given)
-            out.write(line + "\n")
-    finally:
-        if args.out:
-            out.close()
+            out.write((as_json({**asked, **answer}) if args.json or args.out else task.show(answer, given)) + "\n")
     if args.out:
         say(f"{plural(len(inputs), 'answer')} in {args.out}")
 
@@ -217,44 +194,26 @@ def predict(args: Namespace) -> None:
 def read_inputs(words: list[str], task: Task, column: str | None = None) -> list[Any]:
     """What `task.predict` is asked, typed, piped (-) or in a file: texts, or mappings of the columns that the task asks
     for, each typed as a JSON object."""
-    from llmkit.data import sources
-
+    rows, asks = read_rows(words), ", ".join(task.asks)
     if len(task.asks) == 1:
-        (asked,) = task.asks
-        rows = [(w, {asked: v}) for w, v in read_values(words, (asked, *task.columns[asked]), column)[1]]
+        columns = (column,) if column else (asks, *task.columns[asks])
+        rows = [(where, {asks: value}) for where, value in _of_column(rows, columns)]
     elif column:
-        raise RecipeError(f"--column {column}: {task.name} asks for {', '.join(task.asks)}; name the columns so")
-    elif _is_file(words):
-        rows = list(sources.find(words[0], "test")[0].rows())
-    else:
-        rows = [(where, _json_object(line)) for where, line in read_values(words, (), column)[1]]
+        raise RecipeError(f"--column {column}: {task.name} asks for {asks}; name the columns so")
     found, faults = [], []
     for where, row in rows:
         try:
+            row = json.loads(row) if isinstance(row, str) else row
             if not isinstance(row, Mapping):
-                raise ValueError(str(row) if isinstance(row, ValueError) else "not a JSON object")
+                raise ValueError("not a JSON object")
             found += task.read_question(row)
         except ValueError as e:
             faults.append(f"{where}: {e}")
-    if faults:
-        example = json.dumps(dict.fromkeys(task.asks, "…"), ensure_ascii=False)
-        fix = f"give a file with these columns, or type a JSON object: '{example}'"
-        raise RecipeError(*faults[:5], *([fix] if len(task.asks) > 1 else []))
+    if faults and len(task.asks) > 1:
+        example = as_json(dict.fromkeys(task.asks, "…"))
+        faults[5:] = [f"give a file with these columns, or type a JSON object: '{example}'"]
+    raise_faults(faults[: 6 if len(task.asks) > 1 else 5])
     return found
-
-
-def _json_object(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return ValueError(f"{line[:40]!r} is no JSON object")
-
-
-def _is_file(words: list[str]) -> bool:
-    from llmkit.data.sources import READERS
-
-    # os.path: a text that is longer than any name can be is no file, and no error
-    return len(words) == 1 and (os.path.isfile(words[0]) or Path(words[0]).suffix in READERS)  # noqa: PTH113
 
 
 def evaluate(args: Namespace) -> None:
@@ -262,51 +221,42 @@ def evaluate(args: Namespace) -> None:
     console.hush()
     from llmkit.evaluation.measure import measure
 
-    columns = {}
-    for pair in args.column:
-        task_column, equals, yours = pair.partition("=")
-        if not equals:
-            raise RecipeError(f"--column {pair!r}: expected TASK=YOURS, such as text=body")
-        columns[task_column] = yours
+    if wrong := [pair for pair in args.column if "=" not in pair]:
+        raise RecipeError(f"--column {wrong[0]!r}: expected TASK=YOURS, such as text=body")
+    columns = dict(pair.split("=", 1) for pair in args.column)
     options = {"max_length": args.max_length, "batch_size": args.batch_size, "on_error": args.on_error}
     result = measure(args.model, args.data, columns, names=(args.names,) if args.names else (), **options)
     _print_result(result, args.json)
 
 
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+def _print_result(result: dict[str, Any], json_wanted: bool) -> None:
+    if json_wanted:
+        print(as_json(result))
         return
     for name, value in result["metrics"].items():
         low, high = result["intervals"][name]
         others = "".join(f"  {other} {found[name]:.4f}" for other, found in result.get("baselines", {}).items())
         print(f"{name} {value:.4f}  [{low:.4f}, {high:.4f}]{others}")
     for name, detail in result.get("details", {}).items():
-        print()
-        _show_detail(name, detail)
+        print(f"\n{_table(name, detail)}")
 
 
-def _show_detail(name: str, detail: Any) -> None:
+def _table(name: str, detail: Any) -> str:
     """Mappings in a mapping as a table, if a screen is wide enough for it; anything else as JSON."""
-    from rich.console import Console
-    from rich.table import Table
+    import pandas as pd
 
     tabular = isinstance(detail, Mapping) and all(isinstance(row, Mapping) for row in detail.values())
     heads = list(dict.fromkeys(key for row in detail.values() for key in row)) if tabular else []
-    if heads and set(heads) <= set(detail):
+    if not heads:
+        return f"{name}: {as_json(detail)}"
+    if set(heads) <= set(detail):
         heads = list(detail)  # a square, zeros left out of it
     if len(heads) > WIDEST:
-        print(f"{name}: {len(detail)} × {len(heads)}, see --json")
-    elif not heads:
-        print(f"{name}: {json.dumps(detail, ensure_ascii=False)}")
-    else:
-        table = Table(name, box=None, pad_edge=False)
-        for head in heads:
-            table.add_column(head, justify="right")
-        for key, row in detail.items():
-            cells = (row.get(head, 0) for head in heads)
-            table.add_row(key, *(f"{c:.4f}" if isinstance(c, float) else str(c) for c in cells))
-        Console(width=1000, markup=False, emoji=False, highlight=False).print(table)
+        return f"{name}: {len(detail)} × {len(heads)}, see --json"
+    cells = [[row.get(head, 0) for head in heads] for row in detail.values()]
+    table = pd.DataFrame(cells, list(detail), heads, dtype=object).rename_axis(name, axis="columns")
+    with pd.option_context("display.unicode.east_asian_width", True):
+        return table.to_string(float_format="{:.4f}".format)
 
 
 def search(args: Namespace) -> None:
@@ -323,6 +273,6 @@ def search(args: Namespace) -> None:
     questions = read_texts([args.words], ()) if args.words == "-" else [args.words]
     for question, found in zip(questions, searching.load(args.index).query(questions, args.k), strict=True):
         if args.json:
-            print(json.dumps({"query": question, "found": found}, ensure_ascii=False))
+            print(as_json({"query": question, "found": found}))
         else:
             print("\n".join(f"{f['score']:.4f}\t{f['id']}\t{' '.join(f['text'].split())}" for f in found))

@@ -6,22 +6,22 @@ import argparse
 import os
 import runpy
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmkit import __version__, asking
 from llmkit.console import say
-from llmkit.errors import RecipeError, RunFailed, Stopped, suggest
-
-if TYPE_CHECKING:
-    from llmkit.recipe import Recipe
+from llmkit.errors import RecipeError, RunFailed, Stopped, refusing, suggest
+from llmkit.recipe import Recipe, RunConfig
 
 VERBS = {
     "train": "train a recipe: a name, a .py, a .yaml, or a task's name",
-    "generate": "continue a prompt, prompts from a file, or talk",
-    "predict": "classify, tag, or fill masks: by the model's task",
-    "evaluate": "the task's metrics on new data, with 95 % intervals",
+    "generate": "continue a prompt, prompts from a file, or talk: text to stdout, figures to stderr",
+    "predict": "classify, tag, or fill masks: by the model's task; one line each",
+    "evaluate": "the task's metrics on new data, with 95 % bootstrap intervals",
     "search": "an index of texts by their embeddings: build, query, evaluate",
     "preview": "examples exactly as the model sees them",
     "init": "a recipe of your own to edit",
@@ -36,23 +36,22 @@ def console_main() -> None:
 
 def main(recipe: Recipe, argv: Sequence[str] | None = None) -> None:
     """What a recipe file ends with: read the command line over `recipe`, and train."""
-    usage = f"usage: accelerate launch {Path(sys.argv[0]).name} [--part.field value …]"
-    sys.exit(guard(lambda: train_recipe(recipe, sys.argv[1:] if argv is None else argv, usage)))
+
+    def work() -> None:
+        from llmkit.parsing import build_recipe
+
+        read = build_recipe(recipe, sys.argv[1:] if argv is None else argv)
+        train(*read, f"accelerate launch {Path(sys.argv[0]).name}")
+
+    sys.exit(guard(work))
 
 
 def guard(work: Callable[[], int | None]) -> int:
     """Run `work`; exit status 2 for a user's mistake (a line each), 1 for a failed run, 130/143 for a signal."""
-    debug = os.environ.get("LLMKIT_DEBUG") == "1"
     try:
         status = work() or 0
         sys.stdout.flush()  # here, where a reader that left can be told from a fault
         return status
-    except RecipeError as e:
-        if debug:
-            raise
-        for fault in e.faults:
-            say(f"llmkit: {fault}")
-        return 2
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing to say
         return 0
@@ -66,43 +65,36 @@ def guard(work: Callable[[], int | None]) -> int:
         say(f"llmkit: stopped at step {e.step}, saved; go on with: {again}")
         return 128 + e.number
     except Exception as e:
-        if debug:
+        if os.environ.get("LLMKIT_DEBUG") == "1":
             raise
-        lines = str(e).strip().splitlines() or [type(e).__name__]
-        text = lines[0] if isinstance(e, RunFailed) else f"{type(e).__name__}: {lines[0]}"
+        if isinstance(e, RecipeError):
+            for fault in e.faults:
+                say(f"llmkit: {fault}")
+            return 2
+        said = (str(e).strip() or type(e).__name__).splitlines()[0]
+        text = said if isinstance(e, RunFailed) else f"{type(e).__name__}: {said}"
         print(f"llmkit: the run failed: {text} (LLMKIT_DEBUG=1 shows the traceback)", file=sys.stderr)
         return 1
     finally:
-        _leave_group()
-
-
-def _leave_group() -> None:
-    if (
-        (distributed := sys.modules.get("torch.distributed"))
-        and distributed.is_available()
-        and distributed.is_initialized()
-    ):
-        distributed.destroy_process_group()
+        distributed = sys.modules.get("torch.distributed")
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def command(argv: Sequence[str]) -> int | None:
     """One verb."""
-    from llmkit import __version__
-
-    argv = list(argv)
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        width = max(map(len, VERBS))
+    verb, *rest = argv or ["help"]
+    if verb in ("-h", "--help", "help"):
         print("llmkit: from raw text to a trained, evaluated, usable model\n\nusage: llmkit VERB …\n")
-        print("\n".join(f"  {verb:<{width}}  {what}" for verb, what in VERBS.items()))
+        print("\n".join(f"  {name:<{max(map(len, VERBS))}}  {what}" for name, what in VERBS.items()))
         print("\n`llmkit VERB --help` says more. Recipes: " + ", ".join(recipe_names()))
         return 0
-    if argv[0] in ("-V", "--version"):
+    if verb in ("-V", "--version"):
         print(f"llmkit {__version__}")
         return 0
-    verb, rest = argv[0], argv[1:]
     if verb not in VERBS:
         raise RecipeError(f"{verb!r}: no such verb; {suggest(verb, VERBS)}")
-    return globals()[f"do_{verb}"](rest)
+    return globals()[f"do_{verb}"](_Parser(f"llmkit {verb}", description=VERBS[verb]), rest)
 
 
 def recipe_folder() -> Path:
@@ -116,22 +108,19 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str) -> tuple[Recipe | None, list[str]]:
-    """`(recipe, YAML files to lay over it)` of a recipe's name, a .py, a .yaml, or a task's name."""
-    from llmkit.recipe import Recipe, RunConfig
+    """`(recipe, words to lay over it)` of a recipe's name, a .py, a .yaml, or a task's name."""
     from llmkit.tasks import TASKS, find_task
 
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        return None, [name]
+        return None, ["--config", name]
     if path.suffix != ".py" and name.replace("-", "_") in recipe_names():
         path = recipe_folder() / f"{name.replace('-', '_')}.py"
     if path.suffix == ".py":
         if not path.exists():
             raise RecipeError(f"no recipe file {name!r}; llmkit's own: {', '.join(recipe_names())}")
-        try:
+        with refusing(f"{name}: no recipe that runs", SyntaxError, ImportError, NameError, TypeError, AttributeError):
             found = runpy.run_path(str(path), run_name="__recipe__").get("recipe")
-        except (SyntaxError, ImportError, NameError, TypeError, AttributeError) as e:
-            raise RecipeError(f"{name}: is no recipe that runs ({type(e).__name__}: {e})") from None
         if not isinstance(found, Recipe):
             raise RecipeError(f"{name}: holds no `recipe = Recipe(…)`")
         return found, []
@@ -146,71 +135,51 @@ def read_recipe(argv: Sequence[str], verb: str) -> tuple[Recipe, dict[str, Any]]
     from llmkit.parsing import build_recipe
 
     if not argv or argv[0].startswith("-"):
-        raise RecipeError(f"usage: llmkit {verb} RECIPE [--part.field value …]; recipes: {', '.join(recipe_names())}")
-    base, configs = find_recipe(argv[0])
-    return build_recipe(base, [*(w for c in configs for w in ("--config", c)), *argv[1:]])
+        raise RecipeError(f"usage: {_usage(verb)}; recipes: {', '.join(recipe_names())}")
+    base, words = find_recipe(argv[0])
+    return build_recipe(base, [*words, *argv[1:]])
 
 
-def do_train(argv: list[str]) -> int | None:
+def _usage(verb: str) -> str:
+    return f"llmkit {verb} RECIPE [--part.field value …]"
+
+
+def do_train(p: _Parser, argv: list[str]) -> None:
+    p.usage, p.epilog = _usage("train"), f"RECIPE --help lists every field; recipes: {', '.join(recipe_names())}"
     if argv[:1] in (["--help"], ["-h"]):
-        print(
-            f"usage: llmkit train RECIPE [--part.field value …]\nrecipes: {', '.join(recipe_names())}; `llmkit train NAME --help` lists every field"
-        )
-        return 0
-    recipe, other = read_recipe(argv, "train")
-    return _train(recipe, other, f"usage: llmkit train {argv[0]} [--part.field value …]")
+        p.print_help()
+    else:
+        train(*read_recipe(argv, "train"), f"llmkit train {argv[0]}")
 
 
-def train_recipe(recipe: Recipe, argv: Sequence[str], usage: str) -> int | None:
-    from llmkit.parsing import build_recipe
-
-    return _train(*build_recipe(recipe, argv), usage)
-
-
-def _train(recipe: Recipe, other: dict[str, Any], usage: str) -> int | None:
+def train(recipe: Recipe, other: dict[str, Any], program: str) -> None:
+    """Train `recipe`, or print the help or the plan that was asked for beside it."""
     if other.get("help"):
         from llmkit.parsing import describe
 
-        print(describe(recipe, usage))
-        return 0
-    if other.get("plan"):
+        print(describe(recipe, f"usage: {program} [--part.field value …]"))
+    elif other.get("plan"):
         from llmkit.reporting.plan import plan
 
         print(plan(recipe))
-        return 0
-    from llmkit.running import run
+    else:
+        from llmkit.running import run
 
-    run(recipe)
-    return 0
-
-
-def do_preview(argv: list[str]) -> None:
-    from llmkit.reporting.preview import preview
-
-    if argv[:1] in (["--help"], ["-h"]):
-        print(f"usage: llmkit preview RECIPE [-n 3] [--part.field value …]\nrecipes: {', '.join(recipe_names())}")
-        return
-    count, words = 3, list(argv)
-    for flag in ("-n", "--n"):
-        if flag in words:
-            at = words.index(flag)
-            if not words[at + 1 : at + 2] or not words[at + 1].isdigit():
-                raise RecipeError(f"{flag}: needs a whole number")
-            count = int(words[at + 1])
-            del words[at : at + 2]
-    recipe, _ = read_recipe(words, "preview")
-    print(preview(recipe, count))
+        run(recipe)
 
 
 def _count(word: str) -> int:
     """A whole number from 1 on; argparse says which option was given another."""
-    if (number := int(word)) < 1:
-        raise argparse.ArgumentTypeError(f"{word}: at least 1")
-    return number
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r}: give a whole number from 1 on")
+    return int(word)
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse whose faults are llmkit's: one line, the fix in it."""
+    """argparse without abbreviations, whose faults are llmkit's: one line, the fix in it."""
+
+    def __init__(self, prog: str, **options: Any):
+        super().__init__(prog=prog, allow_abbrev=False, **options)
 
     def error(self, message: str) -> Any:
         if "unrecognized arguments:" in message:
@@ -220,92 +189,78 @@ class _Parser(argparse.ArgumentParser):
         raise RecipeError(f"{self.prog}: {message}")
 
 
-def do_generate(argv: list[str]) -> None:
-    from llmkit import asking
+def do_preview(p: _Parser, argv: list[str]) -> None:
+    from llmkit.reporting.preview import preview
 
-    p = _Parser(prog="llmkit generate", description="Streams text to stdout, figures to stderr.", allow_abbrev=False)
+    p.usage, p.epilog = f"{_usage('preview')} [-n 3]", f"recipes: {', '.join(recipe_names())}"
+    p.add_argument("-n", "--n", type=_count, default=3)
+    args, words = p.parse_known_args(argv)
+    print(preview(read_recipe(words, "preview")[0], args.n))
+
+
+def do_generate(p: _Parser, argv: list[str]) -> None:
     p.add_argument("model", help="run folder, folder, .gguf file, hub id, or tiny-gpt2")
     p.add_argument("prompt", nargs="?", help="- reads stdin")
     p.add_argument("--file", help="prompts, one a line (.txt) or a row (.jsonl: prompt or text)")
     p.add_argument("--out", help="with --file: answers as .jsonl, in order; a second call goes on where it stopped")
     p.add_argument("-i", "--interactive", action="store_true", help="a conversation")
-    p.add_argument("--max-new-tokens", type=int)
-    p.add_argument("--max-length", type=int, help="prompt and continuation together")
-    p.add_argument("--temperature", type=float)
-    p.add_argument("--top-k", type=int)
-    p.add_argument("--top-p", type=float)
-    p.add_argument("--repetition-penalty", type=float)
-    p.add_argument("--num-return-sequences", type=int)
-    p.add_argument("--num-beams", type=int)
-    p.add_argument("--seed", type=int)
+    for name, kind in asking.OPTIONS.items():
+        p.add_argument(f"--{name.replace('_', '-')}", type=kind)
     p.add_argument("--stop", action="append", default=[], help="end before this text; may be repeated")
-    p.add_argument(
-        "--no-chat", action="store_true", help="continue the prompt as it is, though the model has a chat template"
-    )
+    p.add_argument("--no-chat", action="store_true", help="continue the prompt as it is, without a chat template")
     p.add_argument("--batch-size", type=_count, default=16, help="with --file")
     p.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     p.add_argument("--json", action="store_true")
-    return asking.generate(p.parse_args(argv))
+    asking.generate(p.parse_args(argv))
 
 
-def do_predict(argv: list[str]) -> None:
-    from llmkit import asking
-
-    p = _Parser(prog="llmkit predict", description="The task's answers; one line each.", allow_abbrev=False)
+def do_predict(p: _Parser, argv: list[str]) -> None:
     p.add_argument("model", help="run folder, folder, hub id, or tiny-bert")
     p.add_argument("input", nargs="+", help="texts, or one file (.txt: a line each; .jsonl, .csv …), or - for stdin")
     p.add_argument("--out", help="write .jsonl here")
     p.add_argument("--batch-size", type=_count, default=32)
-    p.add_argument("--column", default=None, help="of a file's rows (left out: the task's usual names)")
+    p.add_argument("--column", help="of a file's rows (left out: the task's usual names)")
     p.add_argument("--json", action="store_true")
-    return asking.predict(p.parse_args(argv))
+    asking.predict(p.parse_args(argv))
 
 
-def do_evaluate(argv: list[str]) -> None:
-    from llmkit import asking
+NAMES = "the columns of a .csv, .tsv or .txt table without a header line"
 
-    p = _Parser(
-        prog="llmkit evaluate", description="The task's metrics with 95 %% bootstrap intervals.", allow_abbrev=False
-    )
+
+def do_evaluate(p: _Parser, argv: list[str]) -> None:
     p.add_argument("model")
     p.add_argument("--data", required=True, help="file, folder, hub id, or bundled name such as reviews[test]")
-    p.add_argument(
-        "--column", action="append", default=[], metavar="TASK=YOURS", help="such as text=body; may be repeated"
-    )
-    p.add_argument("--names", metavar="A,B", help="the columns of a .csv, .tsv or .txt table without a header line")
+    p.add_argument("--column", action="append", default=[], metavar="TASK=YOURS", help="text=body, say; repeatable")
+    p.add_argument("--names", metavar="A,B", help=NAMES)
     p.add_argument("--max-length", type=int)
     p.add_argument("--batch-size", type=_count, default=16)
     p.add_argument("--on-error", default="raise", choices=("raise", "skip", "report"))
     p.add_argument("--json", action="store_true")
-    return asking.evaluate(p.parse_args(argv))
+    asking.evaluate(p.parse_args(argv))
 
 
-def do_search(argv: list[str]) -> None:
-    from llmkit import asking
-
-    p = _Parser(prog="llmkit search", description="Texts found by what they mean.", allow_abbrev=False)
+def do_search(p: _Parser, argv: list[str]) -> None:
     verbs = p.add_subparsers(dest="verb", required=True, metavar="build|query|evaluate")
-    b = verbs.add_parser("build", help="embed every text of a file, and keep the vectors", allow_abbrev=False)
+    b = verbs.add_parser("build", help="embed every text of a file, and keep the vectors")
     b.add_argument("model", help="run folder of embed_sentences, sentence-transformers folder, or hub id")
     b.add_argument("file", help="texts: .txt (a line each), .jsonl, .csv …, a folder or a bundled name")
     b.add_argument("--out", required=True, metavar="INDEX", help="a new folder")
     b.add_argument("--column", help="that holds the text (left out: the usual names)")
-    b.add_argument("--names", metavar="A,B", help="the columns of a .csv, .tsv or .txt table without a header line")
+    b.add_argument("--names", metavar="A,B", help=NAMES)
     b.add_argument("--batch-size", type=_count, default=32)
-    q = verbs.add_parser("query", help="the nearest texts, nearest first", allow_abbrev=False)
+    q = verbs.add_parser("query", help="the nearest texts, nearest first")
     q.add_argument("index")
     q.add_argument("words", help="- reads stdin: a question a line")
     q.add_argument("-k", type=_count, default=10)
-    e = verbs.add_parser("evaluate", help="nDCG@10, recall@10 and MRR, beside BM25's", allow_abbrev=False)
+    e = verbs.add_parser("evaluate", help="nDCG@10, recall@10 and MRR, beside BM25's")
     e.add_argument("index")
     e.add_argument("judgements", help='rows of {"query": "words", "relevant": ["id", …]}, or {"id": gain}')
     for parser in (q, e):
         parser.add_argument("--json", action="store_true")
-    return asking.search(p.parse_args(argv))
+    asking.search(p.parse_args(argv))
 
 
-def do_init(argv: list[str]) -> None:
-    p = _Parser(prog="llmkit init", description="Copy a recipe to edit.", allow_abbrev=False)
+def do_init(p: _Parser, argv: list[str]) -> None:
     p.add_argument("name", help=", ".join(recipe_names()))
     p.add_argument("directory", nargs="?", default=".")
     args = p.parse_args(argv)
@@ -315,17 +270,15 @@ def do_init(argv: list[str]) -> None:
     target = Path(args.directory) / f"{name}.py"
     if target.exists():
         raise RecipeError(f"{target} is there already; it is left as it is")
-    try:
+    with refusing(f"{target}: cannot be written", OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text((recipe_folder() / f"{name}.py").read_text(encoding="utf-8"), encoding="utf-8")
-    except OSError as e:
-        raise RecipeError(f"{target}: cannot be written ({(e.strerror or str(e)).lower()})") from None
+        shutil.copyfile(recipe_folder() / f"{name}.py", target)
     print(target)
     say(f"edit it, then: accelerate launch {target}")
 
 
-def do_doctor(argv: list[str]) -> None:
-    _Parser(prog="llmkit doctor").parse_args(argv)
+def do_doctor(p: _Parser, argv: list[str]) -> None:
+    p.parse_args(argv)
     from llmkit.reporting.doctor import examine
 
     print(examine())

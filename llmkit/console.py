@@ -26,11 +26,11 @@ def decisions_held() -> Iterator[None]:
     outer, _held = _held, []
     try:
         yield
-        said, _held = _held, outer
-        for text in said:
-            say(text, "decided")
+        said = _held
     finally:
         _held = outer
+    for text in said:
+        say(text, "decided")
 
 
 def say(text: str, kind: str = "") -> None:
@@ -50,17 +50,17 @@ def say(text: str, kind: str = "") -> None:
 def hush() -> None:
     """Keep the libraries' own bars and notices off the screen: what matters of them, llmkit says in a line."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    if os.environ.get("LLMKIT_DEBUG") != "1":
-        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, which the next lines do
     warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|datasets|peft)\b.*")
+    if os.environ.get("LLMKIT_DEBUG") == "1":
+        return
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported, which the next lines do
     import datasets
     import transformers
 
-    if os.environ.get("LLMKIT_DEBUG") != "1":
-        datasets.disable_progress_bars()
-        datasets.logging.set_verbosity_error()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -80,9 +80,8 @@ def plural(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     if number == 1:
         return f"1 {noun}"
-    ending = (
-        {"y": "ies", "s": "ses"}.get(noun[-1], noun[-1] + "s")
-        if noun[-2:] not in ("ay", "ey", "oy")
-        else noun[-1] + "s"
-    )
-    return f"{number:,} {noun[:-1]}{ending}"
+    if noun.endswith("y") and noun[-2] not in "aeo":
+        noun = f"{noun[:-1]}ie"
+    elif noun.endswith("s"):
+        noun += "e"
+    return f"{number:,} {noun}s"

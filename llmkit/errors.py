@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class RecipeError(ValueError):
@@ -22,6 +23,18 @@ def raise_faults(faults: list[str]) -> None:
     """Raise one `RecipeError` with every fault collected so far, or do nothing."""
     if faults:
         raise RecipeError(*dict.fromkeys(faults))
+
+
+@contextlib.contextmanager
+def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Within, what a library refuses by one of `kinds` becomes one line: `what` it is about, and its own words."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except kinds as e:
+        said = e.strerror.lower() if isinstance(e, OSError) and e.strerror else " ".join(str(e).split())[:300]
+        raise RecipeError(f"{what}: {said}") from None
 
 
 def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:

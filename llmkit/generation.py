@@ -1,7 +1,7 @@
 """The one generation helper. `stream` is its core; `generate` joins what it yields.
 
-The tokens are `model.generate`'s own. What is added: ragged prompts padded on the left, limits checked, characters never
-torn, stop strings cut off, a chat template where the tokenizer has one.
+The tokens are `model.generate`'s own. What is added: ragged prompts padded on the left, limits checked, characters
+never torn, stop strings cut off, a chat template where the tokenizer has one.
 """
 
 from __future__ import annotations
@@ -9,22 +9,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
 from llmkit.console import quiet_transformers, say
-from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.errors import RecipeError, raise_faults, refusing, suggest
 from llmkit.models.loading import positions
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 DEFAULT_NEW_TOKENS = 50
-COUNTS = ("max_new_tokens", "max_length", "num_beams", "num_return_sequences")
+LEAST = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1, "temperature": 0.0}
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 Prompt = str | Sequence[dict[str, str]]
 """A text, or a conversation as messages: [{"role": "user", "content": "…"}]."""
@@ -60,7 +63,7 @@ def stream(
         return
     stops = [stop] if isinstance(stop, str) else list(stop)
     rows = [(row, most) for row, most in zip(ids, room, strict=True) for _ in range(copies)]
-    writer = _Writer(tokenizer, rows, config, stops, model.device)
+    writer = _Writer(tokenizer, rows, config.eos_token_id, stops, model.device)
     width = max(map(len, ids))
     padded = torch.tensor([[config.pad_token_id] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
@@ -73,21 +76,16 @@ def stream(
             with quiet_transformers(), torch.random.fork_rng(enabled=seed is not None):
                 if seed is not None:
                     torch.manual_seed(seed)
-                out = model.generate(
-                    input_ids=padded,
-                    attention_mask=mask,
-                    generation_config=config,
-                    streamer=None if beams else writer,
-                    stopping_criteria=StoppingCriteriaList([] if beams else [writer]),
-                )
+                how = {"generation_config": config, "attention_mask": mask}
+                if not beams:
+                    how |= {"streamer": writer, "stopping_criteria": StoppingCriteriaList([writer])}
+                with refusing("generate", ValueError):
+                    out = model.generate(padded, **how)
             if beams:  # nothing is certain before the end
                 writer.put(padded)
-                sequences = out if isinstance(out, torch.Tensor) else out.sequences
-                for column in sequences[:, width:].T:
+                for column in getattr(out, "sequences", out)[:, width:].T:
                     writer.put(column)
             writer.close(None)
-        except ValueError as error:  # an option that generate refuses, after its own checks
-            writer.close(RecipeError(" ".join(str(error).split())[:300]))
         except BaseException as error:  # handed to the reader
             writer.close(error)
         finally:
@@ -125,25 +123,23 @@ def generate(
         texts[row] += piece
     for row in range(len(texts)):
         prompt = batch[row // copies]
-        plain = isinstance(prompt, str) and not is_chat(tokenizer, options.get("chat"))
-        if plain if return_full_text is None else return_full_text and isinstance(prompt, str):
+        alone = is_chat(tokenizer, options.get("chat"), prompt) if return_full_text is None else not return_full_text
+        if isinstance(prompt, str) and not alone:
             texts[row] = prompt + texts[row]
     grouped = [texts[i : i + copies] if copies > 1 else texts[i] for i in range(0, len(texts), copies)]
     return grouped[0] if single else grouped
 
 
-def is_chat(tokenizer: Any, chat: bool | None) -> bool:
-    """Whether a text is sent as a user's turn."""
-    if chat and not tokenizer.chat_template:
-        raise RecipeError("chat: this tokenizer has no chat template; leave it out for plain continuation")
-    return bool(tokenizer.chat_template) if chat is None else chat
+def is_chat(tokenizer: Any, chat: bool | None, prompt: Prompt = "") -> bool:
+    """Whether a prompt goes through the chat template: messages always, a text as a user's turn."""
+    if (chat or not isinstance(prompt, str)) and not tokenizer.chat_template:
+        raise RecipeError("chat: this tokenizer has no chat template; give a text, to be continued as it is")
+    return not isinstance(prompt, str) or (bool(tokenizer.chat_template) if chat is None else chat)
 
 
 def _encode(tokenizer: Any, prompt: Prompt, chat: bool | None) -> list[int]:
-    if not isinstance(prompt, str) or is_chat(tokenizer, chat):
+    if is_chat(tokenizer, chat, prompt):
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        if not tokenizer.chat_template:
-            raise RecipeError("a conversation was given, but this tokenizer has no chat template; give a text")
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
     ids = tokenizer(prompt, verbose=False)["input_ids"]
     if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(str(tokenizer.eos_token)):
@@ -162,7 +158,14 @@ def _settings(
         raise RecipeError(*(f"{k}: no generation option; {suggest(k, known)}" for k in unknown))
     if "stop_strings" in options:
         raise RecipeError("stop_strings: write stop (--stop), which cuts the text before the string")
-    _refuse_impossible(options)
+    faults = [
+        f"{k}: {options[k]!r}; give at least {least:g}"
+        for k, least in LEAST.items()
+        if k in options and not (isinstance(options[k], (int, type(least))) and options[k] >= least)
+    ]
+    if options.get("repetition_penalty", 1) <= 0:
+        faults.append(f"repetition_penalty: {options['repetition_penalty']!r}; give more than 0 (1 is none)")
+    raise_faults(faults)
     if options.get("temperature") == 0:
         options = {k: v for k, v in options.items() if k not in SAMPLING} | {"do_sample": False}
     several = (options.get("num_return_sequences") or 1) > (options.get("num_beams") or 1)
@@ -176,13 +179,12 @@ def _settings(
     if min(room) < 1:
         raise RecipeError(f"max_length: {total} leaves no room after a prompt of {longest} tokens; give max_new_tokens")
     if limit and longest >= limit:
-        raise RecipeError(
-            f"the prompt has {longest} tokens, this model takes {limit} with the continuation; shorten it"
-        )
+        raise RecipeError(f"the prompt has {longest} tokens, this model takes {limit} with the answer; shorten it")
     if limit and len(lengths) == 1 and longest + room[0] > limit:
         say(f"{limit - longest} new tokens instead of {room[0]}: the model takes {limit} in all", "warning")
         room = [limit - longest]
-    config = GenerationConfig(**{**model.generation_config.to_dict(), **options})
+    with refusing("generate", ValueError, TypeError):
+        config = GenerationConfig(**{**model.generation_config.to_dict(), **options})
     config.max_new_tokens, config.max_length, config.use_cache = max(room), None, True
     if not config.do_sample:  # what a checkpoint says of sampling is nothing to a greedy search, and warns
         for name in SAMPLING:
@@ -194,36 +196,14 @@ def _settings(
     return config, room
 
 
-def _refuse_impossible(options: dict[str, Any]) -> None:
-    """Values that no generation can have, each named with what it may be."""
-    faults = [
-        f"{k}: {options[k]!r}; give at least 1"
-        for k in COUNTS
-        if k in options and not (isinstance(options[k], int) and options[k] >= 1)
-    ]
-    if not isinstance(options.get("temperature", 0), (int, float)) or options.get("temperature", 0) < 0:
-        faults.append(f"temperature: {options['temperature']!r}; give 0 (greedy) or more")
-    if options.get("repetition_penalty", 1) <= 0:
-        faults.append(f"repetition_penalty: {options['repetition_penalty']!r}; give more than 0 (1 is none)")
-    copies, beams = options.get("num_return_sequences", 1), options.get("num_beams", 1)
-    greedy = options.get("do_sample") is False or options.get("temperature") == 0
-    if not faults and copies > beams and (beams > 1 or greedy):
-        why = f"{beams} beams" if beams > 1 else "a greedy search, which has one answer"
-        faults.append(f"num_return_sequences: {copies} of {why}; raise num_beams, or let it sample")
-    raise_faults(faults)
-
-
 class _Writer(BaseStreamer, StoppingCriteria):
     """Between the thread that generates and the one that reads: tokens in, `(row, text)` out, rows ended at EOS or a
     stop string."""
 
-    def __init__(
-        self, tokenizer: Any, rows: list[tuple[list[int], int]], config: GenerationConfig, stops: list[str], device: Any
-    ):
+    def __init__(self, tokenizer: Any, rows: list[tuple[list[int], int]], eos: Any, stops: list[str], device: Any):
         self.tokenizer, self.stops, self.device = tokenizer, [s for s in stops if s], device
         self.decoders = [DecodeStream(ids=ids, skip_special_tokens=True) for ids, _ in rows]
         self.room = [most for _, most in rows]
-        eos = config.eos_token_id
         self.eos = set(eos if isinstance(eos, list) else [eos])
         self.held = [""] * len(rows)
         self.torn: list[list[int]] = [[] for _ in rows]  # tokens within a character
@@ -235,8 +215,7 @@ class _Writer(BaseStreamer, StoppingCriteria):
         if not self.started:  # the first is the prompt
             self.started = True
             return
-        tokens = value.reshape(-1).tolist()
-        for at, token in enumerate(tokens):
+        for at, token in enumerate(value.reshape(-1).tolist()):
             row = at if len(self.done) > 1 else 0  # one row may get several at once (assisted decoding)
             if not self.done[row]:
                 self._take(row, token)
@@ -247,8 +226,7 @@ class _Writer(BaseStreamer, StoppingCriteria):
             return
         self.room[row] -= 1
         self.done[row] = self.room[row] < 1
-        piece = self.decoders[row].step(self.tokenizer.backend_tokenizer, token)  # None within a character
-        if piece:
+        if piece := self.decoders[row].step(self.tokenizer.backend_tokenizer, token):  # None within a character
             self.torn[row] = []
             self._give(row, piece)
         else:
@@ -258,9 +236,10 @@ class _Writer(BaseStreamer, StoppingCriteria):
         text = self.held[row] + piece
         found = min((at for s in self.stops if (at := text.find(s)) >= 0), default=None)
         if found is not None:
-            self.held[row], self.done[row], self.torn[row], text = "", True, [], text[:found]
+            self.done[row], self.torn[row], text, rest = True, [], text[:found], ""
         else:
-            text, self.held[row] = self._free(text)
+            text, rest = self._free(text)
+        self.held[row] = rest
         if text:
             self.queue.put((row, text))
 

@@ -18,36 +18,23 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.console import say
-from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.errors import RecipeError, raise_faults, refusing, suggest
 from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.task import Task
 from llmkit.tasks import find_task
 
-PARTS: dict[str, type | None] = {
-    "task": None,
-    "model": ModelConfig,
-    "data": DataConfig,
-    "training": None,
-    "run": RunConfig,
-}
-SHORT = {
-    "model": "model.name",
-    "data": "data.train",
-    "output": "run.output",
-    "resume": "run.resume",
-    "task": "task.name",
-}
+PARTS = {"task": Task, "model": ModelConfig, "data": DataConfig, "training": None, "run": RunConfig}
+SHORT = {"task": "task.name", "model": "model.name", "data": "data.train"}
+SHORT |= {"output": "run.output", "resume": "run.resume"}
+SWITCHES = ("plan", "help")
+TYPES = {"int": int, "float": float, "bool": bool, "None": type(None)}
 
 REPLACED = {  # TrainingArguments of Transformers 4 that are gone, and what to write now
     "warmup_ratio": "write `warmup_steps: 0.1` (a fraction of the run)",
-    "evaluation_strategy": "write `eval_strategy`",
     "group_by_length": "write `train_sampling_strategy: group_by_length`",
     "overwrite_output_dir": "choose another --output, or --resume the run that is there",
     "no_cuda": "write `use_cpu: true`",
-    "per_gpu_train_batch_size": "write `per_device_train_batch_size`",
-    "per_gpu_eval_batch_size": "write `per_device_eval_batch_size`",
     "jit_mode_eval": "write `torch_compile: true`",
-    "include_inputs_for_metrics": "write `include_for_metrics: [inputs]`",
     "output_dir": "write --output (run.output)",
     "resume_from_checkpoint": "write --resume (run.resume) with the run's own --output",
     "label_smoothing_factor": "write --task.label_smoothing, where the task has it",
@@ -99,10 +86,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     from ruamel.yaml import YAMLError
 
     try:
-        content = _yaml().load(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise RecipeError(f"--config {path}: {e.strerror.lower()}") from None
-    except (YAMLError, UnicodeDecodeError) as e:
+        with refusing(str(path), OSError, UnicodeDecodeError):
+            content = _yaml().load(Path(path).read_text(encoding="utf-8"))
+    except YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise RecipeError(f"{path}{where}: not YAML ({getattr(e, 'problem', None) or e})") from None
@@ -118,12 +104,16 @@ def write_yaml(content: Mapping[str, Any], path: str | Path) -> None:
         yaml.dump(dict(content), file)
 
 
+class Typed(str):
+    """A value as it was typed: not read as YAML until the field's type is known."""
+
+
 def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
-    """`(nested mapping, YAML files, other words)` of `--part.field value`, `--part.field=value` and the short forms;
-    what is none of these goes to `faults`."""
+    """`(nested mapping, YAML files, switches)` of `--part.field value`, `--part.field=value` and the short forms; what
+    is none of these goes to `faults`."""
     nested: dict[str, Any] = {}
     configs: list[str] = []
-    other: dict[str, Any] = {}
+    switches: dict[str, Any] = {}
     words = list(argv)
     while words:
         word = words.pop(0)
@@ -132,59 +122,52 @@ def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[dict[str, Any], 
             continue
         flag, has_value, value = word[2:].partition("=")
         flag = flag.replace("-", "_")
-        if flag in ("plan", "help"):
-            other[flag] = True
+        if flag in SWITCHES:
+            switches[flag] = True
             continue
         if not has_value:
             value = words.pop(0) if words and not words[0].startswith("--") else None
         path = SHORT.get(flag, flag).split(".")
         if flag == "config" and value is not None:
             configs.append(value)
-        elif flag == "config":
-            faults.append("--config: needs a value, a YAML file")
-        elif len(path) < 2 or path[0] not in PARTS:
-            known = [*PARTS, *SHORT, "config", "plan", "help"]
-            faults.append(f"--{flag}: no such option; {suggest(path[0], _flags() if len(path) == 1 else known)}")
+        elif flag != "config" and (len(path) < 2 or path[0] not in PARTS):
+            faults.append(f"--{flag}: no such option; {suggest(path[0], _flags())}")
         elif value is None and not _is_switch(path):
             faults.append(f"--{flag}: needs a value")
         else:
-            _put(nested, path, value if value is not None else "true", faults)
-    return nested, configs, other
+            _put(nested, path, "true" if value is None else value, faults)
+    return nested, configs, switches
 
 
 def _flags() -> list[str]:
-    fields = [f"{p}.{f.name}" for p, c in PARTS.items() if c for f in dataclasses.fields(c)]
-    return [*fields, *(f"training.{n}" for n in training_fields()), *SHORT, "config", "plan", "help"]
+    fields = [f"{p}.{f.name}" for p in ("model", "data", "run") for f in dataclasses.fields(PARTS[p])]
+    return [*PARTS, *SHORT, "config", *SWITCHES, *fields, *(f"training.{name}" for name in training_fields())]
 
 
 def _is_switch(path: Sequence[str]) -> bool:
-    if path[0] in ("training", "task") or len(path) > 2:
-        return True  # checked against the real field's type later
-    hints = typing.get_type_hints(PARTS[path[0]])
-    return bool in _alternatives(hints.get(path[1], bool))
+    """Whether a flag may stand without a value; of a task or library, the field's own type tells later."""
+    if len(path) == 2 and path[0] in ("model", "data", "run"):
+        return bool in _alternatives(typing.get_type_hints(PARTS[path[0]]).get(path[1], bool))
+    return path != ["config"]
 
 
 def _put(nested: dict[str, Any], path: Sequence[str], value: str, faults: list[str]) -> None:
-    for at, key in enumerate(path[:-1]):
-        if isinstance(nested.get(key), Typed) and isinstance(whole := scalar(str(nested[key])), Mapping):
-            nested[key] = dict(whole)  # a mapping typed whole, now field by field
+    *above, last = path
+    for at, key in enumerate(above, 1):
+        if isinstance(nested.get(key), Typed):
+            nested[key] = scalar(str(nested[key]))  # a mapping typed whole, now field by field
         nested = nested.setdefault(key, {})
         if not isinstance(nested, dict):
-            given = ".".join(path[: at + 1])
-            faults.append(f"--{'.'.join(path)}: --{given} was given a value already; give one of them")
+            faults.append(f"--{'.'.join(path)}: --{'.'.join(path[:at])} was given a value already; give one of them")
             return
-    before, last = nested.get(path[-1]), Typed(value)
-    if isinstance(before, dict):
-        if isinstance(whole := scalar(value), Mapping):
-            nested[path[-1]] = {**before, **whole}
-        else:
-            faults.append(f"--{'.'.join(path)}: some of its fields were given already; give one of them")
+    fields = nested.get(last)
+    whole = scalar(value) if isinstance(fields, dict) else None
+    if isinstance(whole, Mapping):
+        fields.update(whole)
+    elif isinstance(fields, dict):
+        faults.append(f"--{'.'.join(path)}: some of its fields were given already; give one of them")
     else:
-        nested[path[-1]] = last
-
-
-class Typed(str):
-    """A value as it was typed: not read as YAML until the field's type is known."""
+        nested[last] = Typed(value)
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -193,25 +176,24 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return (typing.get_origin(hint) or hint,)
 
 
-def _coerce(value: Any, hint: Any, path: str, faults: list[str]) -> Any:
-    """`value` as `hint` wants it, or a fault that names the path, the value and the type."""
-    kinds, typed = _alternatives(hint), str(value)
+def _coerce(value: Any, kinds: Sequence[Any], path: str, faults: list[str]) -> Any:
+    """`value` as one of `kinds`, or a fault that names the path, the value and the type."""
+    typed = str(value)
     if isinstance(value, Typed):
         is_text = str in kinds and not {int, float, bool, Any, Mapping} & set(kinds)
-        is_text |= tuple in kinds and not value.strip().startswith("[")  # a text of its own, whatever signs are in it
+        is_text |= tuple in kinds and not typed.strip().startswith("[")  # a text of its own, whatever signs are in it
         value = typed if is_text else scalar(typed)
     if {str, Any} <= set(kinds) and isinstance(value, (int, float)):
         return typed  # the name of a file or model, `2024` too
     if Any in kinds or (value is None and type(None) in kinds):
         return value
     if tuple in kinds and isinstance(value, (list, tuple, str, int, float)):
-        return tuple(str(v) for v in value) if isinstance(value, (list, tuple)) else (str(value),)
-    if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+        return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
+    if float in kinds and type(value) is int:
         return float(value)
-    for kind in kinds:
-        wanted = dict if kind is Mapping else kind
-        if isinstance(wanted, type) and isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
-            return value
+    plain = [k for k in kinds if isinstance(k, type) and not (k is int and isinstance(value, bool))]
+    if isinstance(value, tuple(plain)):
+        return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", Mapping: "a mapping"}
     faults.append(f"{path}: {value!r} is not {' or '.join(names[k] for k in kinds if k in names)}")
     return value
@@ -228,40 +210,33 @@ def check_training(given: Mapping[str, Any], faults: list[str]) -> dict[str, Any
     """`given` with its values as TrainingArguments' fields want them; unknown names and wrong types go to `faults`."""
     known, checked = training_fields(), {}
     for key, value in _read_open(given).items():
-        annotation = {part.strip() for part in known.get(key, "").split("|")}
+        kinds = [TYPES.get(part.strip()) for part in known.get(key, "").split("|")]
         if key in WITHOUT_EFFECT:
             say(f"training.{key} is not read; {WITHOUT_EFFECT[key]}", "warning")
         elif key in REPLACED:
             faults.append(f"training.{key} is not read; {REPLACED[key]}")
         elif key not in known:
             faults.append(f"training.{key}: TrainingArguments has no such field; {suggest(key, known)}")
-        elif annotation <= {"int", "float", "bool", "None"}:
-            hint = functools.reduce(
-                lambda a, b: a | b, ({"int": int, "float": float, "bool": bool}.get(a) for a in annotation)
-            )
-            checked[key] = _coerce(value, hint, f"training.{key}", faults)
         else:
-            checked[key] = value
+            checked[key] = value if None in kinds else _coerce(value, kinds, f"training.{key}", faults)
     return checked
 
 
-def _replace(part: Any, given: Any, path: str, faults: list[str]) -> Any:
+def _replace(part: Any, given: Mapping[str, Any], path: str, faults: list[str]) -> Any:
     """A dataclass with the given fields replaced; mapping fields are merged key by key."""
-    if not isinstance(given, Mapping):
-        faults.append(f"{path}: {given!r} is not a mapping of {path}'s fields")
-        return part
-    hints = typing.get_type_hints(type(part))
+    hints, names = typing.get_type_hints(type(part)), [f.name for f in dataclasses.fields(part)]
     changes = {}
     for key, value in given.items():
-        if key not in hints or key not in {f.name for f in dataclasses.fields(part)}:
-            faults.append(f"{path}.{key}: no such field; {suggest(key, [f.name for f in dataclasses.fields(part)])}")
-        elif Mapping in _alternatives(hints[key]) and isinstance(value, Mapping):
+        kinds = _alternatives(hints[key]) if key in names else ()
+        if key not in names:
+            faults.append(f"{path}.{key}: no such field; {suggest(key, names)}")
+        elif Mapping in kinds and isinstance(value, Mapping):
             before = getattr(part, key)
             changes[key] = {**(before if isinstance(before, Mapping) else {}), **_read_open(value)}
         elif isinstance(value, Mapping) and any(isinstance(v, Typed) for v in value.values()):
             faults.append(f"{path}.{key}.{next(iter(value))}: {path}.{key} has no fields of its own")
         else:
-            changes[key] = _coerce(value, hints[key], f"{path}.{key}", faults)
+            changes[key] = _coerce(value, kinds, f"{path}.{key}", faults)
     try:
         return dataclasses.replace(part, **changes)
     except RecipeError as e:  # a value that the part itself refuses
@@ -271,15 +246,14 @@ def _replace(part: Any, given: Any, path: str, faults: list[str]) -> Any:
 
 def _replace_task(task: Task | None, given: Any, faults: list[str]) -> Task | None:
     knobs = dict(given) if isinstance(given, Mapping) else {"name": given}
-    name = knobs.pop("name", None)
-    if name is not None and (task is None or str(name) != task.name_in_recipe()):
-        try:
-            task = find_task(str(name))()
-        except RecipeError as e:
-            faults.extend(e.faults)
-            return task
-    if task is None:
+    name = str(knobs.pop("name", task.name_in_recipe() if task else ""))
+    if not name:
         faults.append("task: not given; choose one with --task NAME")
+        return None
+    try:
+        task = task if task and name == task.name_in_recipe() else find_task(name)()
+    except RecipeError as e:
+        faults += e.faults
         return None
     return _replace(task, knobs, "task", faults)
 
@@ -298,30 +272,36 @@ def apply(recipe: Recipe | None, given: Mapping[str, Any]) -> Recipe:
             faults.append(f"{key}: {value!r} is not a mapping of {key}'s fields")
     raise_faults(faults)
     task = _replace_task(recipe.task if recipe else None, given.get("task") or {}, faults)
-    parts = {p: getattr(recipe, p) if recipe else PARTS[p]() for p in ("model", "data", "run")}
-    if "train" in (given.get("data") or {}):
-        parts["data"] = dataclasses.replace(parts["data"], validation=None, test=None, columns={}, names=())
-    new_name = (given.get("model") or {}).get("name")
-    if new_name is not None and str(new_name) != str(parts["model"].name):
-        parts["model"] = dataclasses.replace(parts["model"], config={})
-    parts = {p: _replace(part, given.get(p) or {}, p, faults) for p, part in parts.items()}
-    training = {**(recipe.training if recipe else {}), **check_training(given.get("training") or {}, faults)}
+    given = {part: given.get(part) or {} for part in PARTS}
+    base = recipe or Recipe(task)  # type: ignore[arg-type]
+    data, model = base.data, base.model
+    if "train" in given["data"]:
+        data = dataclasses.replace(data, validation=None, test=None, columns={}, names=())
+    if given["model"].get("name") is not None and str(given["model"]["name"]) != str(model.name):
+        model = dataclasses.replace(model, config={})
+    recipe = Recipe(
+        task=task,  # type: ignore[arg-type]
+        model=_replace(model, given["model"], "model", faults),
+        data=_replace(data, given["data"], "data", faults),
+        run=_replace(base.run, given["run"], "run", faults),
+        training={**base.training, **check_training(given["training"], faults)},
+    )
     raise_faults(faults)
-    return Recipe(task=task, training=training, **parts)
+    return recipe
 
 
 def build_recipe(base: Recipe | None, argv: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     """The recipe that `argv` asks for (recipe < YAML < command line), and the words `plan` and `help` if typed."""
     faults: list[str] = []
-    nested, configs, other = parse_argv(argv, faults)
+    nested, configs, switches = parse_argv(argv, faults)
     try:
         for path in configs:
             base = apply(base, read_yaml(path))
-        recipe = base if other.get("help") and base else apply(base, nested)
+        recipe = base if "help" in switches and base else apply(base, nested)
     except RecipeError as e:
         faults += e.faults
     raise_faults(faults)
-    return recipe, other
+    return recipe, switches
 
 
 def field_help(cls: type) -> dict[str, str]:
@@ -339,7 +319,7 @@ def field_help(cls: type) -> dict[str, str]:
 
 def describe(recipe: Recipe, usage: str) -> str:
     """The --help of a recipe: every field, its value here, what it means."""
-    lines = [usage, ""]
+    lines, short = [usage, ""], {path: f" (short: --{word})" for word, path in SHORT.items()}
     for part in PARTS:
         value = getattr(recipe, part)
         if part == "training":
@@ -347,10 +327,10 @@ def describe(recipe: Recipe, usage: str) -> str:
             lines += ["--training.FIELD: any field of transformers.TrainingArguments", f"    here: {given or 'none'}"]
             continue
         texts = field_help(type(value))
-        lines.append(f"--{part}.… " + ({v: f"(short: --{k})" for k, v in SHORT.items()}.get(f"{part}.name", "")))
-        for f in dataclasses.fields(value):
-            short = next((f" (short: --{k})" for k, v in SHORT.items() if v == f"{part}.{f.name}"), "")
-            lines.append(f"    --{part}.{f.name:<14} {texts.get(f.name, '')} [{getattr(value, f.name)}]{short}")
+        lines.append(f"--{part}.…" + short.get(f"{part}.name", ""))
+        for name in (f.name for f in dataclasses.fields(value)):
+            about = f"{texts.get(name, '')} [{getattr(value, name)}]{short.get(f'{part}.{name}', '')}"
+            lines.append(f"    --{part}.{name:<14} {about}")
     lines += ["--config FILE         YAML with the same five keys; the command line wins over it"]
     lines += ["--plan                parameters, tokens, steps, memory and time; trains nothing"]
     return "\n".join(lines)

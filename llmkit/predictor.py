@@ -6,17 +6,20 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import transformers
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from llmkit import generation
 from llmkit.errors import RecipeError
+from llmkit.models import hub, loading, tokenizers
+from llmkit.parsing import read_yaml
 from llmkit.recipe import ModelConfig
+from llmkit.task import Task
 from llmkit.tasks import TASKS, CausalLM, find_task
-
-if TYPE_CHECKING:
-    import numpy as np
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from llmkit.task import Task
+from llmkit.training import hardware
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,13 @@ class Predictor:
 
     def generate(self, prompts: Any, **options: Any) -> Any:
         """Continue a prompt (str) or prompts (list), see `llmkit.generation.generate`."""
-        from llmkit.generation import generate
-
         self._require_generation()
-        return generate(self.model, self.tokenizer, prompts, **options)
+        return generation.generate(self.model, self.tokenizer, prompts, **options)
 
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
         """The continuation of one prompt, piece by piece."""
-        from llmkit.generation import stream
-
         self._require_generation()
-        return (piece for _, piece in stream(self.model, self.tokenizer, [prompt], **options))
+        return (piece for _, piece in generation.stream(self.model, self.tokenizer, [prompt], **options))
 
     def predict(self, inputs: Any, batch_size: int = 32) -> Any:
         """The task's answer for an input, or a list of them, in order, for a list."""
@@ -54,8 +53,6 @@ class Predictor:
     def embed(self, texts: Any, batch_size: int = 32) -> np.ndarray:
         """float32 vectors of length one: (width,) of a text, (texts, width) of a list. Raises RecipeError where the
         task has none to give."""
-        import numpy as np
-
         if isinstance(texts, str):
             return self.embed([texts])[0]
         if not texts:
@@ -77,18 +74,12 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
 
     Weights are float32 on a CPU and as stored elsewhere, unless `dtype` says otherwise. Raises RecipeError.
     """
-    from llmkit.models import hub, loading, tokenizers
-    from llmkit.training import hardware
-
     if not isinstance(name, (str, Path)):
-        raise RecipeError(
-            f"llmkit.load: a {type(name).__name__}; give a folder or name (a model object predicts by itself)"
-        )
+        raise RecipeError(f"llmkit.load: a {type(name).__name__}; give a folder or name")
     path = hub.find_model(str(name))
     task = task_of(path)
     device = device or hardware.decide().device
-    if dtype == "auto" and device == "cpu":
-        dtype = "float32"
+    dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
     tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
     task.ready_tokenizer(tokenizer)
     model: Any = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
@@ -97,8 +88,6 @@ def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor
 
 def task_of(path: Path) -> Task:
     """What a folder's model does: recipe.yaml says it, or else the architecture in config.json."""
-    from llmkit.parsing import read_yaml
-
     if (path / "recipe.yaml").exists():
         knobs = read_yaml(path / "recipe.yaml")["task"]
         cls = find_task(knobs.pop("name"), distrusted=path)
@@ -106,16 +95,10 @@ def task_of(path: Path) -> Task:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items() if k in known})
     if path.suffix == ".gguf":
         return CausalLM()
-    import transformers
-
-    from llmkit.models.loading import read_config
-
-    config = read_config(str(path))
+    config = loading.read_config(str(path))
     for cls in TASKS:
         mapping = getattr(transformers, cls.auto_class)._model_mapping
         if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):
             return cls().with_config(config).with_checkpoint(path)
-    named = ", ".join(config.architectures or ["no architecture"])
-    raise RecipeError(
-        f"model {str(path)!r}: {named} in its config fits no task of llmkit ({', '.join(t.name for t in TASKS)})"
-    )
+    named, tasks = ", ".join(config.architectures or ["no architecture"]), ", ".join(t.name for t in TASKS)
+    raise RecipeError(f"model {str(path)!r}: {named} in its config fits no task of llmkit ({tasks})")

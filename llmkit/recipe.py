@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class ModelConfig:
     name: str | Any = None
     """run folder, folder, .gguf file, hub id, bundled name (tiny-gpt2, tiny-bert), or a model object"""
     from_scratch: bool = False
-    """random weights: name gives the architecture (a model type such as gpt2, llama or lstm, or a model to copy it from)"""
+    """random weights: name gives the architecture (a type such as gpt2, llama or lstm, or a model to copy it from)"""
     config: Mapping[str, Any] = field(default_factory=dict)
     """the model's own config fields, such as n_layer: 4"""
     tokenizer: str | Any = None
@@ -91,10 +92,9 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain mappings; an object that no file can hold becomes a line that says what it was."""
-        parts = {"task": {"name": self.task.name_in_recipe(), **dataclasses.asdict(self.task)}}
-        for part in ("model", "data", "run"):
-            parts[part] = dataclasses.asdict(_without_objects(getattr(self, part)))
-        return {**{k: _plain(v) for k, v in parts.items()}, "training": _plain(dict(self.training))}
+        parts = {p: _fields(getattr(self, p)) for p in ("task", "model", "data", "run")}
+        parts["task"] = {"name": self.task.name_in_recipe(), **parts["task"]}
+        return {**parts, "training": _plain(self.training)}
 
 
 def is_row(entry: Any) -> bool:
@@ -102,17 +102,12 @@ def is_row(entry: Any) -> bool:
     return isinstance(entry, Mapping) and not (entry and set(entry) <= {"source", "weight"})
 
 
-def _without_objects(part: Any) -> Any:
-    changes = {}
-    for f in dataclasses.fields(part):
-        value = getattr(part, f.name)
-        if isinstance(value, Path):
-            changes[f.name] = str(value)
-        elif not isinstance(value, (str, int, float, bool, type(None), Mapping, list, tuple)):
-            changes[f.name] = f"<{type(value).__name__} object>"
-        elif isinstance(value, list) and value and is_row(value[0]):
-            changes[f.name] = f"<{len(value)} rows in memory>"
-    return dataclasses.replace(part, **changes)
+def _fields(part: Any) -> dict[str, Any]:
+    found = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+    in_memory = {
+        k: f"<{len(v)} rows in memory>" for k, v in found.items() if isinstance(v, list) and v and is_row(v[0])
+    }
+    return {k: _plain(v) for k, v in (found | in_memory).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -120,4 +115,6 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(v) for v in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    return str(value) if isinstance(value, (Path, Number)) else f"<{type(value).__name__} object>"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import console, data
 from llmkit.console import say
-from llmkit.errors import RecipeError, raise_faults
+from llmkit.errors import raise_faults, refusing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,30 +55,22 @@ def run(recipe: Recipe) -> Result:
     trainer = build_trainer(recipe)
     checkpoint = checkpoints.to_resume(trainer)
     files.begin(trainer)
-    try:
+    with refusing("training", ImportError):  # a package that an optimizer needs: looked for when training begins
         trainer.train(resume_from_checkpoint=checkpoint)
-    except ImportError as e:  # a package that an optimizer or a kernel needs: looked for when training begins
-        raise RecipeError(f"training: {str(e).splitlines()[0]}") from None
     metrics = files.finish(trainer)
     return Result(metrics, files.output(trainer), trainer, trainer.model, trainer.processing_class)
 
 
+@console.decisions_held()
 def prepare(recipe: Recipe) -> Prepared:
     """Check the recipe, read its data and encode it. Raises RecipeError with every fault, before a weight is read."""
-    from llmkit.models import loading
+    from llmkit.models import loading, tokenizers
     from llmkit.parsing import check_training
+    from llmkit.training import arguments, preflight
 
     faults = [*data.check(recipe.data, recipe.task), *loading.check(recipe.model, recipe.task)]
     recipe = replace(recipe, training=check_training(recipe.training, faults))
     raise_faults(faults)
-    with console.decisions_held():
-        return _prepared(recipe)
-
-
-def _prepared(recipe: Recipe) -> Prepared:
-    from llmkit.models import loading, tokenizers
-    from llmkit.training import arguments, preflight
-
     args = arguments.build(recipe)
     loaded = data.load_rows(recipe.data, recipe.task)
     task = loading.of_checkpoint(recipe.model, recipe.task).fit(loaded.rows["train"])
@@ -95,22 +87,20 @@ def _prepared(recipe: Recipe) -> Prepared:
     return Prepared(recipe, args, loaded, tokenizer, features, max_length, packed)
 
 
-def _features(
-    recipe: Recipe, rows: dict[str, Dataset], tokenizer: Any, max_length: int, packed: bool
-) -> dict[str, Any]:
+def _features(recipe: Recipe, rows: dict[str, Dataset], *how: Any) -> dict[str, Any]:
+    """The features of every part; `how` is tokenizer, max_length and packed."""
     from llmkit.data import preparation
 
     if not recipe.data.streaming:
-        return preparation.prepare(recipe.task, rows, tokenizer, max_length, packed)
+        return preparation.prepare(recipe.task, rows, *how)
     from llmkit.data.streaming import Stream
 
     held = {part: dataset for part, dataset in rows.items() if part != "train"}
-    train = Stream(recipe.task, recipe.data, tokenizer, max_length, packed)
-    return {"train": train, **preparation.prepare(recipe.task, held, tokenizer, max_length, packed)}
+    return {"train": Stream(recipe.task, recipe.data, *how), **preparation.prepare(recipe.task, held, *how)}
 
 
 def build_trainer(recipe: Recipe) -> Trainer:
-    """A real transformers.Trainer for `recipe`, to drive yourself. Its `recipe` and `loaded` say what it was made of."""
+    """A real transformers.Trainer for `recipe`, to drive yourself; its `recipe` and `loaded` say what made it."""
     console.hush()
     from transformers import EarlyStoppingCallback, set_seed
 
@@ -127,17 +117,10 @@ def build_trainer(recipe: Recipe) -> Trainer:
     features = annotation.annotate(task, features, model, prepared.tokenizer, layout, args)
     patience = recipe.run.patience if args.load_best_model_at_end else None
     extra = [EarlyStoppingCallback(patience)] if patience else []
-    try:
-        trainer = Trainer(
-            task, model, args, prepared.tokenizer, features, prepared.loaded.rows, layout, callbacks=extra
-        )
-    except ImportError as e:  # a package that a field of TrainingArguments needs
-        raise RecipeError(f"training: {str(e).splitlines()[0]}") from None
-    except Exception as e:
-        if not args.push_to_hub:  # which looks for its hub at once, and says in many ways that there is none
-            raise
-        raise RecipeError(f"training.push_to_hub: the hub does not answer ({' '.join(str(e).split())[:160]})") from None
-    trainer.recipe, trainer.loaded = recipe, prepared.loaded
+    loaded, absent = prepared.loaded, (Exception,) if args.push_to_hub else ()  # said in many ways
+    with refusing("training.push_to_hub: the hub does not answer", *absent), refusing("training", ImportError):
+        trainer = Trainer(task, model, args, prepared.tokenizer, features, loaded.rows, layout, callbacks=extra)
+    trainer.recipe, trainer.loaded = recipe, loaded
     callbacks.add(trainer)
     return trainer
 
@@ -149,13 +132,10 @@ def _lay_out(prepared: Prepared, model: PreTrainedModel) -> tuple[dict[str, Data
 
     if not prepared.packed:
         return prepared.features, "padded"
-    task = prepared.recipe.task
-    layout = collation.keeps_apart(model, task.can_generate)
-    if layout:
+    recipe = prepared.recipe
+    if layout := collation.keeps_apart(model, recipe.task.can_generate):
         means = {"positions": "restarting positions", "blocks": "restarting positions and a block mask"}[layout]
         say(f"packed documents are kept apart by {means} (tried on this model)", "decided")
         return prepared.features, layout
     say(f"packing is off: {type(model).__name__} lets packed documents see each other (tried on this model)", "decided")
-    return _features(
-        prepared.recipe, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, packed=False
-    ), "padded"
+    return _features(recipe, prepared.loaded.rows, prepared.tokenizer, prepared.max_length, False), "padded"

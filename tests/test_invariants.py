@@ -25,7 +25,7 @@ def job(folder: Path, gpt2: Path, bert: Path, batch: int, accumulation: int, pro
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     )
     words = [sys.executable, *launcher, "tests/job.py", str(folder / "out.json"), str(folder), str(gpt2), str(bert)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "tests"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"tests:{ROOT}"}
     done = subprocess.run(
         [*words, str(batch), str(accumulation)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=600
     )

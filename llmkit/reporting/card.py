@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from llmkit.console import plural, say
-
-if TYPE_CHECKING:
-    from llmkit.training.trainer import Trainer
+from llmkit.training.trainer import Trainer
 
 RUN_UP_TO = 500_000_000  # parameters: the snippet loads the model a second time
 
@@ -43,25 +41,26 @@ def _run(code: str) -> str:
 
 def _text(trainer: Trainer, metrics: dict[str, Any], code: str, answer: str) -> str:
     recipe, name = trainer.recipe, metrics["primary"]
-    source = recipe.model.name if isinstance(recipe.model.name, str) else type(trainer.model).__name__
-    start = f"random weights, architecture of `{source}`" if recipe.model.from_scratch else f"`{source}`"
+    source = f"`{recipe.model.name if isinstance(recipe.model.name, str) else type(trainer.model).__name__}`"
     data = [
         f"| {s['part']} | {_plain(s['name'])} | {s['rows']:,} | {s['left_out']:,} | `{s['sha256'] or 'in memory'}` |"
         for s in trainer.loaded.sources
     ]
-    figures = [f"| {m} | {_number(metrics['before'].get(m))} | {v:.4f} |" for m, v in metrics["after"].items()]
+    before = {m: f"{v:.4f}" for m, v in metrics["before"].items()}
+    figures = [f"| {m} | {before.get(m, '')} | {v:.4f} |" for m, v in metrics["after"].items()]
     baselines = [f"| {b} ({v['kind']}) | {name} | {v['value']:.4f} |" for b, v in metrics["baselines"].items()]
+    run = f"{plural(metrics['steps'], 'step')}, {plural(metrics['tokens'], 'token')}, {metrics['seconds']:.0f} s"
     versions = ", ".join(f"{k} {v}" for k, v in metrics["versions"].items())
     parts = [
         "---\nlibrary_name: transformers\ntags:\n- llmkit\n---",
-        f"# {trainer.task.name} from {start}",
+        f"# {trainer.task.name} from {'random weights, architecture of ' * recipe.model.from_scratch}{source}",
         "Trained with llmkit; `recipe.yaml` beside this file runs it again.",
         "## Data",
         "\n".join(["| part | source | rows | left out | sha256 |", "|---|---|---|---|---|", *data]),
         f"## Figures on the {metrics['split']} part ({plural(metrics['examples'], 'row')})",
         "\n".join(["| metric | untrained | trained |", "|---|---|---|", *figures]),
         "\n".join(["| baseline | metric | value |", "|---|---|---|", *baselines]) if baselines else "",
-        f"{plural(metrics['steps'], 'step')}, {plural(metrics['tokens'], 'token')}, {metrics['seconds']:.0f} s, seed {metrics['seed']}; {versions}.",
+        f"{run}, seed {metrics['seed']}; {versions}.",
         f"## Use\n\n```python\n{code}\n```" if code else "",
         f"It printed, when this card was written:\n\n```\n{answer}\n```" if answer else "",
     ]
@@ -71,7 +70,3 @@ def _text(trainer: Trainer, metrics: dict[str, Any], code: str, answer: str) -> 
 def _plain(text: str) -> str:
     """A file's name as text: no markup of its own, no column of its own."""
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

@@ -9,16 +9,15 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from llmkit.console import plural, say
 from llmkit.parsing import write_yaml
 from llmkit.reporting import card
-
-if TYPE_CHECKING:
-    from llmkit.training.trainer import Trainer
+from llmkit.training import preflight
+from llmkit.training.trainer import Trainer
 
 PACKAGES = ("llmkit", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers")
 
@@ -38,43 +37,34 @@ def begin(trainer: Trainer) -> None:
 def finish(trainer: Trainer) -> dict[str, Any]:
     """Measure the trained model, save it as a plain from_pretrained folder, and write metrics.json and the card."""
     split, prefix = ("test", "test") if "test" in trainer.features else ("validation", "eval")
-    trainer.task.after_training(trainer.model, lambda: trainer.per_example("validation"))
+    task, history = trainer.task, trainer.state.log_history
+    task.after_training(trainer.model, lambda: trainer.per_example("validation"))
     after = trainer.evaluate(trainer.features[split], metric_key_prefix=prefix)
-    details = trainer.task.details(trainer.examples)
-    before = next(
-        (log for log in trainer.state.log_history if log["step"] == 0 and f"{prefix}_{trainer.task.primary}" in log), {}
-    )
+    details = task.details(trainer.examples)
+    before = next((log for log in history if log["step"] == 0 and f"{prefix}_{task.primary}" in log), {})
     trainer.model.config.use_cache = True  # the Trainer switched it off; a saved model should not be slow
     trainer.save_model()
-    if trainer.is_world_process_zero():
-        trainer.task.finish(output(trainer))
-    metrics = _metrics(trainer, split, _scores(trainer, before, prefix), _scores(trainer, after, prefix))
+    scores = [{m: logs[f"{prefix}_{m}"] for m in task.metrics if f"{prefix}_{m}" in logs} for logs in (before, after)]
+    metrics = _metrics(trainer, split, *scores)
     metrics |= {"details": details} if details else {}
     if trainer.is_world_process_zero():
-        (output(trainer) / "metrics.json").write_text(
-            json.dumps(metrics, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        task.finish(output(trainer))
+        text = json.dumps(metrics, indent=2, ensure_ascii=False)
+        (output(trainer) / "metrics.json").write_text(text + "\n", encoding="utf-8")
         card.write(trainer, metrics)
         _say(metrics, output(trainer))
     trainer.accelerator.wait_for_everyone()
     return metrics
 
 
-def _scores(trainer: Trainer, logs: dict[str, Any], prefix: str) -> dict[str, float]:
-    return {m: logs[f"{prefix}_{m}"] for m in trainer.task.metrics if f"{prefix}_{m}" in logs}
-
-
 def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
-    task, rows = trainer.task, trainer.rows
-    train, streamed = trainer.features["train"], trainer.recipe.data.streaming
-    if streamed:
-        baselines, tokens = {}, trainer.state.num_input_tokens_seen
+    task, rows, train, state = trainer.task, trainer.rows, trainer.features["train"], trainer.state
+    if trainer.recipe.data.streaming:
+        baselines, tokens = {}, state.num_input_tokens_seen
     else:
         raw = {"train": rows["train"], "evaluation": rows[split]}
         baselines = task.baselines(train, trainer.features[split], raw, trainer.recipe.run.references)
-        tokens = round(
-            sum(len(ids) for batch in train.iter(1000) for ids in batch["input_ids"]) * (trainer.state.epoch or 0)
-        )
+        tokens = round(sum(preflight.lengths(train)) * (state.epoch or 0))
     return {
         "task": task.name_in_recipe(),
         "primary": task.primary,
@@ -85,10 +75,10 @@ def _metrics(trainer: Trainer, split: str, before: dict[str, float], after: dict
         "split": split,
         "examples": len(rows[split]),
         "tokens": tokens,
-        "steps": trainer.state.global_step,
+        "steps": state.global_step,
         "seconds": round(time.time() - trainer.started, 1),
         "peak_memory_bytes": peak_memory(),
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
+        "versions": versions(),
         "seed": trainer.args.seed,
     }
 
@@ -100,29 +90,21 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+def versions() -> dict[str, str]:
+    """What runs here, by package."""
+    installed = {d.name: d.version for d in importlib.metadata.distributions()}
+    return {"python": platform.python_version(), **{p: installed.get(p, "unknown") for p in PACKAGES}}
 
 
 def _say(metrics: dict[str, Any], folder: Path) -> None:
     name, up = metrics["primary"], metrics["higher_is_better"]
-    before, after = metrics["before"].get(name), metrics["after"][name]
-    say(
-        f"{metrics['split']} {name} {after:.4f}" + (f", untrained {before:.4f}" if before is not None else ""), "result"
-    )
-    for other, value in metrics["after"].items():
-        if other != name:
-            was = metrics["before"].get(other)
-            say(
-                f"{metrics['split']} {other} {value:.4f}" + (f", untrained {was:.4f}" if was is not None else ""),
-                "result",
-            )
-    untrained = {"untrained": {"value": before, "kind": "floor"}} if before is not None else {}
+    before, after = metrics["before"], metrics["after"]
+    for metric in dict.fromkeys((name, *after)):
+        untrained = f", untrained {before[metric]:.4f}" if metric in before else ""
+        say(f"{metrics['split']} {metric} {after[metric]:.4f}{untrained}", "result")
+    untrained = {"untrained": {"value": before[name], "kind": "floor"}} if name in before else {}
     for baseline, given in {**untrained, **metrics["baselines"]}.items():
-        beaten = (after > given["value"]) == up and after != given["value"]
+        beaten = after[name] != given["value"] and (after[name] > given["value"]) == up
         line = f"baseline {baseline}: {name} {given['value']:.4f}"
         if not beaten and given["kind"] == "floor":
             say(f"{line} is a floor, and not beaten: nothing was learned; look at data and learning rate", "warning")

@@ -1,52 +1,54 @@
-"""`training:` becomes real TrainingArguments: llmkit's few defaults below the user's names, checked before any model loads."""
+"""`training:` becomes real TrainingArguments: llmkit's few defaults below the user's names, checked before any model
+loads."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from llmkit.console import plural, say
-from llmkit.errors import RecipeError, raise_faults
+from llmkit.errors import RecipeError, raise_faults, refusing
+from llmkit.evaluation.metrics import LOWER_IS_BETTER
+from llmkit.recipe import Recipe
 from llmkit.training import hardware
 
-if TYPE_CHECKING:
-    from transformers import TrainingArguments
-
-    from llmkit.recipe import Recipe
+SIZES = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+RATES = ("learning_rate", "weight_decay", "max_grad_norm", "num_train_epochs")
+LIMITS = {  # TrainingArguments takes what lies beyond, and no run can
+    **dict.fromkeys(SIZES, (1, math.inf)),
+    **dict.fromkeys(RATES, (0, math.inf)),
+    **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+}
 
 
 def build(recipe: Recipe) -> TrainingArguments:
     """TrainingArguments of the recipe. Raises RecipeError for what they refuse, in one line."""
-    from transformers import TrainingArguments
-
-    raise_faults(_impossible(recipe.training))
-    machine = hardware.decide()
-    given = dict(recipe.training)
-    values = _defaults(recipe, given, machine) | given
-    evaluates = str(values["eval_strategy"]) != "no"
-    if not evaluates:
+    given = recipe.training
+    raise_faults(_impossible(given))
+    values = _defaults(recipe, given, hardware.decide()) | given
+    if str(values["eval_strategy"]) == "no":
         values |= {"load_best_model_at_end": False, "eval_on_start": False}
-    if given.get("train_sampling_strategy") == "batch_rebalance":
-        raise RecipeError(
-            "training.train_sampling_strategy: batch_rebalance changes the batches with the number of processes; choose random, group_by_length or sequential"
-        )
-    try:
+    with refusing("training", ValueError, TypeError, ImportError):
         args = TrainingArguments(output_dir=recipe.run.output, **values)
-    except (ValueError, TypeError, ImportError) as e:
-        raise RecipeError(f"training: {' '.join(str(e).split())[:300]}") from None
-    _refuse_lost_processes(args)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != args.world_size:
+        apart = f"{launched} processes were launched, but each sees {args.world_size}"
+        raise RecipeError(f"{apart}: they would overwrite each other; on CPUs set --training.use_cpu true")
     args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split one process's batch; `accelerate launch` is the way
     return args
 
 
-def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware) -> dict[str, Any]:
+def _defaults(recipe: Recipe, given: Mapping[str, Any], machine: hardware.Hardware) -> dict[str, Any]:
     best = str(given.get("eval_strategy", "epoch"))
+    elsewhere = machine.device == "cpu" and given.get("use_cpu") is False  # not on the machine that was looked at
     return {
         "use_cpu": machine.device == "cpu",  # without it two CPU processes would both become rank 0
-        "bf16": machine.bf16
-        and not given.get("fp16")
-        and not (machine.device == "cpu" and given.get("use_cpu") is False),
+        "bf16": machine.bf16 and not given.get("fp16") and not elsewhere,
         "eval_strategy": "epoch",
         "save_strategy": best,
         **({"save_steps": given["eval_steps"]} if "eval_steps" in given and best == "steps" else {}),
@@ -69,61 +71,33 @@ def _defaults(recipe: Recipe, given: dict[str, Any], machine: hardware.Hardware)
 
 def _impossible(given: Mapping[str, Any]) -> list[str]:
     """Faults of values that TrainingArguments takes and no run can have."""
-    from transformers.integrations import get_available_reporting_integrations
-
-    def number(name: str) -> float | None:
-        value = given.get(name)
-        return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
-
     faults = [
-        f"training.{n}: {given[n]!r}; at least 1"
-        for n in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-        if (value := number(n)) is not None and value < 1
+        f"training.{name}: {given[name]!r} is not between {least} and {most}"
+        for name, (least, most) in LIMITS.items()
+        if isinstance(given.get(name), (int, float)) and not least <= given[name] <= most
     ]
-    faults += [
-        f"training.{n}: {given[n]!r} is below 0"
-        for n in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps", "num_train_epochs")
-        if (value := number(n)) is not None and value < 0
-    ]
-    faults += [
-        f"training.{n}: {given[n]!r} is not between 0 and 2**32 - 1"
-        for n in ("seed", "data_seed")
-        if (value := number(n)) is not None and not 0 <= value < 2**32
-    ]
+    if given.get("train_sampling_strategy") == "batch_rebalance":
+        why = "batch_rebalance changes the batches with the number of processes"
+        faults.append(f"training.train_sampling_strategy: {why}; choose random, group_by_length or sequential")
     if given.get("batch_eval_metrics") or given.get("eval_do_concat_batches") is False:
-        faults.append(
-            "training: batch_eval_metrics and eval_do_concat_batches stay as they are; rows are reduced on the fly"
-        )
+        faults.append("training: leave batch_eval_metrics and eval_do_concat_batches; rows are reduced on the fly")
     if given.get("dataloader_persistent_workers") and not given.get("dataloader_num_workers"):
         faults.append("training.dataloader_persistent_workers: needs dataloader_num_workers above 0")
-    asked = given.get("report_to") or []
-    known = {*get_available_reporting_integrations(), "none", "all"}
-    for name in [asked] if isinstance(asked, str) else asked:
-        if name not in known:
-            faults.append(
-                f"training.report_to: {name!r} is not installed (pip install {name}); there is: {', '.join(sorted(known))}"
-            )
+    asked, there = given.get("report_to") or [], {*get_available_reporting_integrations(), "none", "all"}
+    for name in {asked} - there if isinstance(asked, str) else set(asked) - there:
+        why = f"{name!r} is not installed (pip install {name}); there is: {', '.join(sorted(there))}"
+        faults.append(f"training.report_to: {why}")
     return faults
 
 
 def choose_best_by(args: TrainingArguments, recipe: Recipe) -> None:
     """Which metric picks the best checkpoint, and which way is better: the fitted task knows, unless the user said."""
-    from llmkit.evaluation.metrics import LOWER_IS_BETTER
-
     if "metric_for_best_model" not in recipe.training:
         args.metric_for_best_model = recipe.task.primary
     if "greater_is_better" not in recipe.training:
         name = str(args.metric_for_best_model).removeprefix("eval_")
         own = recipe.task.higher_is_better
         args.greater_is_better = own if name == recipe.task.primary else name not in LOWER_IS_BETTER
-
-
-def _refuse_lost_processes(args: TrainingArguments) -> None:
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if asked != args.world_size:
-        raise RecipeError(
-            f"{asked} processes were launched, but each sees {args.world_size}: they would train apart and overwrite each other; on CPUs set --training.use_cpu true"
-        )
 
 
 def announce(recipe: Recipe, args: TrainingArguments) -> None:
@@ -136,7 +110,7 @@ def announce(recipe: Recipe, args: TrainingArguments) -> None:
     if args.world_size > 1:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         say(f"batch of {batch * args.world_size} = {batch} on each of {args.world_size} processes", "decided")
-    if str(args.eval_strategy.value) == "no":
+    if args.eval_strategy == "no":
         say("evaluation is off, and with it early stopping and the choice of the best checkpoint", "decided")
     elif not args.load_best_model_at_end:
         say("the last weights are kept, not the best: checkpoints are not saved at every evaluation", "decided")

@@ -9,16 +9,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
 from llmkit.console import is_main_process, say
 from llmkit.errors import RunFailed, Stopped
-
-if TYPE_CHECKING:
-    from llmkit.training.trainer import Trainer
+from llmkit.generation import generate
+from llmkit.training.trainer import Trainer
 
 
 def add(trainer: Trainer) -> None:
@@ -28,12 +27,16 @@ def add(trainer: Trainer) -> None:
         trainer.add_callback(callback)
 
 
-class Untrained(TrainerCallback):
-    """Measure the untrained model on the part that gives the final figures, where `eval_on_start` does not. Here, and
-    not before `train`: the model is wrapped by now."""
+class Callback(TrainerCallback):
+    """A callback that knows its Trainer."""
 
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
+
+
+class Untrained(Callback):
+    """Measure the untrained model on the part that gives the final figures, where `eval_on_start` does not. Here, and
+    not before `train`: the model is wrapped by now."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         features = self.trainer.features
@@ -63,21 +66,18 @@ class Finite(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         for name in ("loss", "grad_norm"):
             if not math.isfinite(logs.get(name, 0.0)):
-                raise RunFailed(
-                    f"{name} is {logs[name]} at step {state.global_step}: lower training.learning_rate, or try --training.bf16 false"
-                )
+                fix = "lower training.learning_rate, or try --training.bf16 false"
+                raise RunFailed(f"{name} is {logs[name]} at step {state.global_step}: {fix}")
 
 
-class Signals(TrainerCallback):
+class Signals(Callback):
     """SIGINT and SIGTERM: finish the step, save, stop. A second one stops at once."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.number, self.before = trainer, 0, {}
+    number = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self.before[number] = signal.signal(number, self._note)
+        here = threading.current_thread() is threading.main_thread()
+        self.before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM) if here}
 
     def _note(self, number: int, frame: Any) -> None:
         if self.number:
@@ -103,63 +103,36 @@ class Signals(TrainerCallback):
         self.before = {}
 
 
-class Samples(TrainerCallback):
-    """Continue `run.prompts` at each evaluation. Draws nothing from the run's own random state."""
+class Samples(Callback):
+    """Continue `run.prompts` at each evaluation, with a seed: nothing is drawn from the run's own random state."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.texts = trainer, {}
+    shown = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        trainer, prompts = self.trainer, self.trainer.recipe.run.prompts
-        sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-        if (
-            not prompts
-            or sharded
-            or not trainer.task.can_generate
-            or not state.is_world_process_zero
-            or state.global_step in self.texts
-        ):
+        trainer, prompts = self.trainer, list(self.trainer.recipe.run.prompts)
+        whole = state.is_world_process_zero and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+        if not (prompts and whole and trainer.task.can_generate) or state.global_step == self.shown:
             return
-        from llmkit.generation import generate
-
-        with torch.random.fork_rng():
-            texts = generate(
-                trainer.model,
-                trainer.processing_class,
-                list(prompts),
-                max_new_tokens=40,
-                do_sample=True,
-                temperature=0.8,
-                top_k=50,
-                seed=0,
-            )
-        self.texts[state.global_step] = texts
-        for text in texts:
+        self.shown, how = state.global_step, {"max_new_tokens": 40, "temperature": 0.8, "top_k": 50, "seed": 0}
+        for text in generate(trainer.model, trainer.processing_class, prompts, **how):
             say(f"         “{' '.join(text.split())}”")
 
 
-class Table(TrainerCallback):
+class Table(Callback):
     """One line for each log and evaluation; on a terminal, a bar with the time left below them."""
 
-    def __init__(self, trainer: Trainer):
-        self.trainer, self.bar, self.best = trainer, None, None
+    bar = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.started, self.first_step = time.time(), state.global_step
+        self.started = time.time()
         say(f"{'step':>12}  {'epoch':>6}  {'loss':>8}  {'learning rate':>13}  {'time':>6}")
         if is_main_process() and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
+            from rich import console, progress
 
-            columns = (
-                "training",
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                "left",
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=Console(stderr=True), transient=True, redirect_stderr=True)
+            times = progress.TimeElapsedColumn(), "left", progress.TimeRemainingColumn()
+            columns = "training", progress.BarColumn(), progress.MofNCompleteColumn(), *times
+            screen = console.Console(stderr=True)
+            self.bar = progress.Progress(*columns, console=screen, transient=True, redirect_stderr=True)
             self.row = self.bar.add_task("", total=state.max_steps, completed=state.global_step)
             self.bar.start()
 
@@ -176,8 +149,7 @@ class Table(TrainerCallback):
             scores = {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
             shown = "  ".join(f"{m} {scores[m]:.4f}" for m in self.trainer.task.metrics if m in scores)
             if shown:
-                untrained = "  (untrained)" if state.global_step == 0 else ""
-                say(f"{step}  {name}  {shown}{untrained}")
+                say(f"{step}  {name}  {shown}{'' if state.global_step else '  (untrained)'}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar:

@@ -4,49 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
 
 from llmkit.console import say
 from llmkit.errors import RecipeError
 from llmkit.parsing import read_yaml
+from llmkit.recipe import Recipe
+from llmkit.training.trainer import Trainer
 
-if TYPE_CHECKING:
-    from llmkit.recipe import Recipe
-    from llmkit.training.trainer import Trainer
-
-MAY_CHANGE = {
-    "training.num_train_epochs",
-    "training.max_steps",
-    "training.logging_steps",
-    "training.save_total_limit",
-    "model.name",
-}
+LENGTH = {f"training.{f}" for f in ("num_train_epochs", "max_steps", "logging_steps", "save_total_limit")}
+MAY_CHANGE = LENGTH | {"model.name"}
 
 
 def open_folder(recipe: Recipe) -> dict[str, Any] | None:
     """The metrics of a finished run that was asked to resume, or None: go on. RecipeError for a folder in use."""
-    folder = Path(recipe.run.output)
-    if not recipe.run.output:
-        raise RecipeError("run.output: empty; name a folder")
-    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if above.is_dir() and not os.access(above, os.W_OK):
-        raise RecipeError(f"run.output: {str(folder)!r} cannot be written: no right to write in {str(above)!r}")
-    if folder.is_file():
-        raise RecipeError(f"run.output: {str(folder)!r} is a file; choose a folder")
+    folder, resume = Path(recipe.run.output), recipe.run.resume
     holds_run = (folder / "recipe.yaml").exists()
-    if not recipe.run.resume:
-        if holds_run:
-            raise RecipeError(
-                f"run.output: {str(folder)!r} holds a run; go on with it by --resume, or choose another --output"
-            )
-        if folder.is_dir() and any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
-            raise RecipeError(f"run.output: {str(folder)!r} holds a model; choose another --output")
-        return None
-    if not holds_run:
-        raise RecipeError(f"run.resume: {str(folder)!r} holds no run; leave --resume out, or name the run's --output")
-    if not (folder / "metrics.json").exists():
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    fault = ""
+    if not recipe.run.output:
+        fault = "empty; name a folder"
+    elif above.is_dir() and not os.access(above, os.W_OK):
+        fault = f"{str(folder)!r} cannot be written: no right to write in {str(above)!r}"
+    elif folder.is_file():
+        fault = f"{str(folder)!r} is a file; choose a folder"
+    elif resume and not holds_run:
+        fault = f"{str(folder)!r} holds no run; leave --resume out, or name the run's --output"
+    elif holds_run and not resume:
+        fault = f"{str(folder)!r} holds a run; go on with it by --resume, or choose another --output"
+    elif not resume and any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
+        fault = f"{str(folder)!r} holds a model; choose another --output"
+    if fault:
+        raise RecipeError(f"run.output: {fault}")
+    if not resume or not (folder / "metrics.json").exists():
         return None
     say(f"{folder} is finished: nothing to resume", "decided")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -54,17 +47,17 @@ def open_folder(recipe: Recipe) -> dict[str, Any] | None:
 
 def to_resume(trainer: Trainer) -> str | None:
     """The checkpoint to go on from. Raises RecipeError where the recipe is no longer the one that made it."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     recipe: Recipe = trainer.recipe
     if not recipe.run.resume:
         return None
-    before, now = read_yaml(Path(recipe.run.output) / "recipe.yaml"), recipe.to_dict()
-    changed = [f"{key} was {old!r}, is {new!r}" for key, old, new in _differences(before, now)]
+    recipes = read_yaml(Path(recipe.run.output) / "recipe.yaml"), recipe.to_dict()
+    parts = ("task", "model", "data", "training")
+    old, new = ({f"{p}.{k}": v for p in parts for k, v in (r.get(p) or {}).items()} for r in recipes)
+    differ = [k for k in old | new if old.get(k) != new.get(k) and k not in MAY_CHANGE]
+    changed = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differ]
     if changed:
-        raise RecipeError(
-            f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); give the old values, or start anew with another --output"
-        )
+        fix = "give the old values, or start anew with another --output"
+        raise RecipeError(f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); {fix}")
     checkpoint = get_last_checkpoint(recipe.run.output)
     if checkpoint is None:
         say(f"{recipe.run.output} has no checkpoint yet: starting from the first step", "decided")
@@ -72,13 +65,3 @@ def to_resume(trainer: Trainer) -> str | None:
         say(f"going on from {checkpoint}", "decided")
         trainer.args.eval_on_start = False  # the untrained model was measured when the run began
     return checkpoint
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    found = []
-    for part in ("task", "model", "data", "training"):
-        old, new = before.get(part) or {}, now.get(part) or {}
-        for key in {**old, **new}:
-            if old.get(key) != new.get(key) and f"{part}.{key}" not in MAY_CHANGE:
-                found.append((f"{part}.{key}", old.get(key), new.get(key)))
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -21,22 +22,14 @@ class Hardware:
     bf16_reason: str
     threads: int
 
-    def lines(self) -> list[str]:
-        return [
-            f"device {self.device}",
-            f"bf16 {'on' if self.bf16 else 'off'}: {self.bf16_reason}",
-            f"{self.threads} threads of {os.cpu_count()} cores",
-        ]
 
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
+def cpu_flags() -> set[str]:
     """The processor's features as Linux names them; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return set(line.split())
+    return set()
 
 
 @functools.cache
@@ -48,10 +41,8 @@ def decide() -> Hardware:
     if torch.cuda.is_available():
         able = torch.cuda.is_bf16_supported(including_emulation=False)
         return Hardware("cuda", able, f"{torch.cuda.get_device_name()} {'has' if able else 'lacks'} it", threads)
-    if torch.backends.mps.is_available():
-        return Hardware("mps", False, "float32 is the safe choice on Apple GPUs", threads)
     if torch.accelerator.is_available():
-        return Hardware(str(torch.accelerator.current_accelerator()), False, "unknown for this accelerator", threads)
+        return Hardware(str(torch.accelerator.current_accelerator()), False, "float32 is the safe choice here", threads)
     fast = sorted({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
     reason = f"this CPU has {', '.join(fast)}" if fast else "this CPU has no bf16 instructions"
     return Hardware("cpu", bool(fast), reason, threads)
@@ -89,7 +80,4 @@ def _keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 * 2**20)
-    say(
-        "freed memory is kept by the process (glibc's mallopt): steps are faster, the figure in `top` is higher",
-        "decided",
-    )
+    say("freed memory is kept by the process (glibc's mallopt): faster steps, a higher figure in `top`", "decided")

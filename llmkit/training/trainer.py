@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from datasets import Dataset
 
+from llmkit.data import Loaded
 from llmkit.data.sampling import FILLER, EpochLoader, EpochSampler, RowView
 from llmkit.data.streaming import Stream
+from llmkit.recipe import Recipe
+from llmkit.task import Task
+from llmkit.training import preflight
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-    from llmkit.data import Loaded
-    from llmkit.recipe import Recipe
-    from llmkit.task import Task
+Parts = dict[str, Dataset]
+LOADING = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")  # a DataLoader's, as dataloader_…
 
 
 class Trainer(transformers.Trainer):
@@ -42,9 +43,9 @@ class Trainer(transformers.Trainer):
         model: Any,
         args: Any,
         tokenizer: Any,
-        features: dict[str, Dataset],
-        rows: dict[str, Dataset],
-        layout: str = "padded",
+        features: Parts,
+        rows: Parts,
+        layout: str,
         **kwargs: Any,
     ):
         self.task, self.features, self.rows, self.layout = task, features, rows, layout
@@ -65,14 +66,11 @@ class Trainer(transformers.Trainer):
     #    state, on the number of processes, and trains filler rows twice
 
     def get_train_dataloader(self) -> EpochLoader:
-        args, dataset = self.args, self.train_dataset
+        args, dataset, collate = self.args, self.train_dataset, self._collate_training
         if isinstance(dataset, Stream):
             batches = dataset.batches(self._train_batch_size, args.process_index, args.world_size)
-            return EpochLoader(
-                batches, batch_size=None, collate_fn=self._collate_training, pin_memory=args.dataloader_pin_memory
-            )
+            return EpochLoader(batches, batch_size=None, collate_fn=collate, pin_memory=args.dataloader_pin_memory)
         grouped = args.train_sampling_strategy == "group_by_length"
-        lengths = [len(ids) for batch in dataset.iter(1000) for ids in batch["input_ids"]] if grouped else None
         sampler = EpochSampler(
             len(dataset),
             self._train_batch_size,
@@ -81,36 +79,23 @@ class Trainer(transformers.Trainer):
             processes=args.world_size,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             shuffle=args.train_sampling_strategy != "sequential",
-            lengths=lengths,
+            lengths=preflight.lengths(dataset) if grouped else None,
             drop_last=args.dataloader_drop_last,
         )
-        return self._loader(dataset, sampler, self._collate_training)
+        return self._loader(dataset, sampler, collate)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> EpochLoader:
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        args, dataset = self.args, self.eval_dataset if eval_dataset is None else eval_dataset
         self._evaluated = dataset
-        sampler = EpochSampler(
-            len(dataset),
-            self.args.per_device_eval_batch_size,
-            rank=self.args.process_index,
-            processes=self.args.world_size,
-            shuffle=False,
-        )
+        processes = {"rank": args.process_index, "processes": args.world_size}
+        sampler = EpochSampler(len(dataset), args.per_device_eval_batch_size, shuffle=False, **processes)
         return self._loader(dataset, sampler, self._collate_evaluation)
 
     get_test_dataloader = get_eval_dataloader
 
     def _loader(self, dataset: Any, sampler: EpochSampler, collate: Any) -> EpochLoader:
-        args = self.args
-        return EpochLoader(
-            RowView(dataset),
-            batch_sampler=sampler,
-            collate_fn=collate,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            persistent_workers=args.dataloader_persistent_workers,
-        )
+        options = {name: getattr(self.args, f"dataloader_{name}") for name in LOADING}
+        return EpochLoader(RowView(dataset), batch_sampler=sampler, collate_fn=collate, **options)
 
     def _collate_training(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         """Fillers are left out; where nothing else is there, one stands in so that ranks stay in step, and weighs 0."""
@@ -125,12 +110,9 @@ class Trainer(transformers.Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor:
         weights = [0 if b.get("is_filler") else self.task.weight(b) for b in batch_samples]
-        total = torch.as_tensor(
-            sum(weights), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device
-        )
-        if self.args.world_size > 1:
-            total = self.accelerator.gather(total.reshape(1)).sum()
-        return total
+        exact = torch.float32 if device.type == "mps" else torch.float64
+        total = torch.as_tensor(sum(weights), dtype=exact, device=device)
+        return self.accelerator.gather(total.reshape(1)).sum()
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -142,9 +124,6 @@ class Trainer(transformers.Trainer):
         # DDP averages gradients, and the log averages losses, over processes: their number undoes that
         loss = loss_sum * (0.0 if is_filler else self.args.world_size / (total or 1.0))
         return (loss, outputs) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return super().floating_point_ops({k: v for k, v in inputs.items() if k != "is_filler"})
 
     # -- evaluation: every row's share, reduced on the device, so that memory does not grow with vocabulary or split
 
