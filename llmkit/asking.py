@@ -23,9 +23,10 @@ from llmkit.task import Task
 WIDEST = 12  # columns of a table on the screen
 OPTIONS: dict[str, type] = {
     **dict.fromkeys(("max_new_tokens", "max_length", "top_k", "num_beams", "num_return_sequences", "seed"), int),
-    **dict.fromkeys(("temperature", "top_p", "repetition_penalty"), float),
+    **dict.fromkeys(("min_new_tokens", "no_repeat_ngram_size"), int),
+    **dict.fromkeys(("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "length_penalty"), float),
 }
-"""of generation, as they are typed: `--max-new-tokens 5`"""
+"""of generation, as they are typed: `--max-new-tokens 5`; Python takes every field of GenerationConfig"""
 
 
 def as_json(value: Any) -> str:
@@ -76,9 +77,10 @@ def _one(model: Any, prompt: str, args: Namespace, options: dict[str, Any]) -> N
 
 
 def _batch(model: Any, prompts: list[str], args: Namespace, options: dict[str, Any]) -> None:
-    done, started = _lines_in(args.out) if args.out else 0, time.time()
-    if done > len(prompts):
-        has = f"has {done} answers already, {args.file} has {len(prompts)} prompts"
+    answered, started = _answered(args.out) if args.out else [], time.time()
+    done = len(answered)
+    if answered != prompts[:done]:
+        has = f"its {plural(done, 'answer')} are not those of the first prompts of {args.file}"
         raise RecipeError(f"--out {args.out}: {has}; choose another --out")
     if done:
         say(f"{args.out}: {plural(done, 'answer')} there already, going on after them")
@@ -105,14 +107,16 @@ def _opened(path: str | None, mode: str) -> Iterator[TextIO]:
         yield file
 
 
-def _lines_in(path: str) -> int:
-    """Whole answers in the file; a line that a stop tore is cut off first."""
+def _answered(path: str) -> list[Any]:
+    """The prompts of whole answers in the file; a line that a stop tore is cut off first."""
     file = Path(path)
     content = file.read_bytes() if file.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
+    with refusing(f"--out {path}: holds other things than answers; choose another", ValueError, KeyError, TypeError):
+        found = [json.loads(line)["prompt"] for line in whole.splitlines()]
     if whole != content:
         file.write_bytes(whole)
-    return whole.count(b"\n")
+    return found
 
 
 def _converse(model: Any, options: dict[str, Any]) -> None:

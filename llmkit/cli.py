@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit import __version__, asking
-from llmkit.console import say
+from llmkit.console import is_main_process, say
 from llmkit.errors import RecipeError, RunFailed, Stopped, refusing, suggest
 from llmkit.recipe import Recipe, RunConfig
 
@@ -161,7 +161,9 @@ def train(recipe: Recipe, other: dict[str, Any], program: str) -> None:
     elif other.get("plan"):
         from llmkit.reporting.plan import plan
 
-        print(plan(recipe))
+        planned = plan(recipe)
+        if is_main_process():
+            print(planned)
     else:
         from llmkit.running import run
 

@@ -34,7 +34,7 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise
     except kinds as e:
         said = e.strerror.lower() if isinstance(e, OSError) and e.strerror else " ".join(str(e).split())[:300]
-        raise RecipeError(f"{what}: {said}") from None
+        raise RecipeError(f"{what} ({said or type(e).__name__})") from None
 
 
 def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:

@@ -163,6 +163,8 @@ def _settings(
         for k, least in LEAST.items()
         if k in options and not (isinstance(options[k], (int, type(least))) and options[k] >= least)
     ]
+    shares = {k: v for k in ("top_p", "min_p", "typical_p") if not 0 <= (v := options.get(k, 1)) <= 1}
+    faults += [f"{k}: {v!r}; give a share between 0 and 1" for k, v in shares.items()]
     if options.get("repetition_penalty", 1) <= 0:
         faults.append(f"repetition_penalty: {options['repetition_penalty']!r}; give more than 0 (1 is none)")
     raise_faults(faults)

@@ -19,7 +19,7 @@ from llmkit import predictor
 from llmkit.console import plural, say
 from llmkit.data import sources
 from llmkit.data.annotation import weights_digest
-from llmkit.errors import RecipeError
+from llmkit.errors import RecipeError, refusing
 from llmkit.evaluation import metrics, retrieval
 from llmkit.models import hub, loading
 from llmkit.task import Task
@@ -90,7 +90,7 @@ def _read_texts(file: str, column: str | None, names: str | None) -> tuple[dict[
 
 def load(folder: str) -> Index:
     """An index, with its model. Raises RecipeError where the model is no longer what the index was built with."""
-    with hub.refusing(f"index {folder!r}: cannot be read; build it with llmkit search build", OSError, ValueError):
+    with refusing(f"index {folder!r}: cannot be read; build it with llmkit search build", OSError, ValueError):
         about = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
         rows = [json.loads(line) for line in (Path(folder) / "texts.jsonl").open(encoding="utf-8")]
         vectors = np.load(Path(folder) / "vectors.npy", mmap_mode="r", allow_pickle=False)

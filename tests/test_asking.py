@@ -240,7 +240,8 @@ def test_a_stopped_file_goes_on_where_it_stopped_and_ends_the_same(
 
 
 def test_going_on_says_after_how_many(ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path) -> None:
-    (tmp_path / "answers.jsonl").write_text('{"prompt": "a", "text": "b"}\n' * 2)
+    given = [json.dumps({"prompt": prompt, "text": "b"}) + "\n" for prompt in PROMPTS[:2]]
+    (tmp_path / "answers.jsonl").write_text("".join(given))
     err = ask("generate", tiny_gpt2, "--file", prompts_file, "--out", "answers.jsonl", "--max-new-tokens", 2).err
     assert "2 answers" in err and "8 prompts" in err
 
@@ -248,8 +249,11 @@ def test_going_on_says_after_how_many(ask: Callable, tiny_gpt2: Path, prompts_fi
 def test_answers_to_other_prompts_are_not_gone_on_with(
     ask: Callable, tiny_gpt2: Path, prompts_file: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "answers.jsonl").write_text('{"prompt": "a", "text": "b"}\n' * 30)
-    refused(ask("generate", tiny_gpt2, "--file", prompts_file, "--out", "answers.jsonl"), "answers.jsonl", "30", "10")
+    for others in ('{"prompt": "a", "text": "b"}\n', '{"prompt": "a", "text": "b"}\n' * 30, '{"text": "b"}\n', "b\n"):
+        (tmp_path / "answers.jsonl").write_text(others)
+        answer = ask("generate", tiny_gpt2, "--file", prompts_file, "--out", "answers.jsonl")
+        refused(answer, "answers.jsonl", "choose another")
+        assert (tmp_path / "answers.jsonl").read_text() == others
 
 
 # --- generate: a conversation ----------------------------------------------------------------------------------------

@@ -229,6 +229,14 @@ def test_two_processes_that_became_one_each_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_accelerate_that_lost_a_process_is_refused(tmp_path: Path) -> None:
+    asked = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    words = [sys.executable, *asked, str(ROOT / "recipes" / "finetune_gpt2.py")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "--num_processes 2 was asked of accelerate, which launched one process; on CPUs: torchrun" in done.stderr
+
+
 def test_every_document_ends_with_a_trained_eos(causal_recipe) -> None:
     trainer = build_trainer(causal_recipe(packing=False, max_length=64))
     eos = trainer.processing_class.eos_token_id

@@ -102,5 +102,5 @@ def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, row
         say(f"{part}: {gone:,} of {plural(rows, 'row')} dropped: nothing left to learn from", "warning")
     if notes["unknown"] > MANY_UNKNOWN * notes["tokens"]:
         share = f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer"
-        fix = "take a model that reads this text, or add its characters with --model.new_characters true"
-        say(f"{share}: {fix}", "warning")
+        fix = ": take a model that reads this text, or add its characters with --model.new_characters true"
+        say(share + (fix if part == "train" else ""), "warning")

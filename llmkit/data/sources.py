@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import conll
-from llmkit.errors import RecipeError, suggest
+from llmkit.errors import RecipeError, refusing, suggest
 from llmkit.recipe import is_row
 
 Row = tuple[str, Mapping[str, Any]]
@@ -25,6 +25,9 @@ SPLIT_WORDS = {
     "validation": {"validation", "valid", "val", "dev"},
     "test": {"test", "testing"},
 }
+
+
+MARKS_16 = ((0, 0xFF), (0, 0xFE))  # where UTF-8 ends in a UTF-16 file: at its byte-order mark
 
 
 @dataclass(frozen=True)
@@ -86,8 +89,10 @@ def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> 
         return [_bundled(name, split or part, part)]
     looks_like_file = bool(_suffix(path)) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
     if looks_like_file and not spec.startswith("hub:"):
-        around = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        hint = suggest(path.name, around) if around else f"the folder {str(path.parent)!r} does not exist"
+        there = path.parent.is_dir()
+        around = [p.name for p in path.parent.iterdir()] if there else []
+        missing = f"the folder {str(path.parent)!r} {'is empty' if there else 'does not exist'}"
+        hint = suggest(path.name, around) if around else missing
         raise RecipeError(f"data.{part}: no file {spec!r}; {hint}")
     return [_hub(name.removeprefix("hub:"), split or part, part, spec)]
 
@@ -181,7 +186,7 @@ def _hub(name: str, split: str, part: str, spec: str) -> Source:
     import datasets
 
     owner, repo, config = [*name.split("/"), "", ""][:3]
-    with hub.refusing(f"data.{part}: {spec!r} cannot be had from the hub", Exception):  # they have no common class
+    with refusing(f"data.{part}: {spec!r} cannot be had from the hub", Exception):  # they have no common class
         loaded = datasets.load_dataset(f"{owner}/{repo}".rstrip("/"), config or None, split=split)
     return Source(spec, lambda: _from_memory(loaded), None)
 
@@ -201,8 +206,8 @@ def _lines(path: Path) -> Iterator[str]:
             yield from file
     except UnicodeDecodeError:
         at, byte = _first_bad_byte(path)
-        what = f"byte {at} is not UTF-8 (0x{byte:02x})"
-        raise RecipeError(f"{path}: {what}; convert it first, such as: iconv -f GB18030 -t UTF-8") from None
+        what, other = f"byte {at} is not UTF-8 (0x{byte:02x})", "UTF-16" if (at, byte) in MARKS_16 else "GB18030"
+        raise RecipeError(f"{path}: {what}; convert it first, such as: iconv -f {other} -t UTF-8") from None
     except OSError as e:
         raise RecipeError(f"{path}: cannot be read ({e})") from None
 

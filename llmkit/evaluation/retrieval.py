@@ -109,12 +109,15 @@ class BM25:
         return ((asked[i] @ self.weights).toarray()[0] for i in range(len(queries)))
 
 
-def tfidf_spearman(train: Iterable[str], rows: Any) -> float:
-    """Spearman of the scores in rows (text, text_pair, score) with the cosines of TF-IDF vectors over `words`, whose
-    weights the texts of `train` give."""
+def tfidf_cosines(train: Iterable[str], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
+    """Of each pair of texts, the cosine of their TF-IDF vectors over `words`, whose weights the texts of `train` give."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     weigh = TfidfVectorizer(analyzer=words, sublinear_tf=True).fit(train)
-    first, second = (weigh.transform(rows[column][:]) for column in ("text", "text_pair"))
-    cosines = np.asarray(first.multiply(second).sum(1)).ravel()
+    return np.asarray(weigh.transform(first).multiply(weigh.transform(second)).sum(1)).ravel()
+
+
+def tfidf_spearman(train: Iterable[str], rows: Any) -> float:
+    """Spearman of the scores in rows (text, text_pair, score) with `tfidf_cosines`."""
+    cosines = tfidf_cosines(train, rows["text"][:], rows["text_pair"][:])
     return correlation(np.column_stack([rows["score"][:], cosines]))["spearman"]

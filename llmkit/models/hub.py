@@ -1,8 +1,6 @@
 """From a model's name to a folder: run folder, bundled model, cache, hub; a quick answer where there is no hub."""
 
-import contextlib
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,6 @@ FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 UNWANTED = ["*/*", "*.msgpack", "rust_model*", "tf_model*"]  # no subfolders: ONNX and training states
 MARKS = ("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 """Files of which a model's or a tokenizer's folder holds one."""
-
-
-@contextlib.contextmanager
-def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Raise RecipeError, `what` and the reason in one line, for a library's error of these kinds."""
-    try:
-        yield
-    except kinds as e:
-        raise RecipeError(f"{what} ({' '.join(str(e).split())[:300] or type(e).__name__})") from None
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.pytorch_utils import Conv1D
 
 from llmkit.console import say
-from llmkit.errors import RecipeError, raise_faults, suggest
+from llmkit.errors import RecipeError, raise_faults, refusing, suggest
 from llmkit.models import hub, vectors
 from llmkit.recipe import ModelConfig
 from llmkit.task import Task
@@ -71,13 +71,13 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
         kept.pop("layer_types", None)  # one entry a layer
     shown = ", ".join(f"{k}: {v!r}" for k, v in config.config.items())
     refuses = f"model.config: {type(base).__name__} refuses {shown}"
-    with hub.refusing(refuses, ValueError, TypeError, StrictDataclassError):
+    with refusing(refuses, ValueError, TypeError, StrictDataclassError):
         wanted = type(base).from_dict({**kept, **given})  # what it derives from its fields is derived anew
     if type(wanted) not in getattr(transformers, task.auto_class)._model_mapping:
         why = f"{task.auto_class} does not know it"
         raise RecipeError(f"model {name!r}: a {wanted.model_type} model cannot do {task.name} ({why})")
     if given:
-        with hub.refusing(f"model.config: no {wanted.model_type} model can have {shown}", Exception):  # it may be any
+        with refusing(f"model.config: no {wanted.model_type} model can have {shown}", Exception):  # it may be any
             shapes = _shapes(wanted, task)
         if not config.from_scratch and _shapes(base, task) != shapes:
             why = "would change the shape of pretrained weights; only with --model.from_scratch"
@@ -90,7 +90,7 @@ def read_config(name: str, from_scratch: bool = False) -> PretrainedConfig:
     path = hub.find_model(name, weights=not from_scratch)
     if (path / "adapter_config.json").exists():
         path = hub.find_model(base_of(path))
-    with hub.refusing(f"model {name!r}: its config cannot be read", OSError, ValueError, KeyError, ImportError):
+    with refusing(f"model {name!r}: its config cannot be read", OSError, ValueError, KeyError, ImportError):
         return transformers.AutoConfig.from_pretrained(**hub.place(path), trust_remote_code=False)
 
 
@@ -185,7 +185,7 @@ def _pretrained(config: ModelConfig, wanted: Any, task: Task, tokenizer: Any, dt
         place |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
     place |= {"config": wanted, "dtype": dtype}
     auto = getattr(transformers, task.auto_class)
-    with hub.refusing(f"model {str(path)!r}: cannot be loaded", OSError, ValueError, ImportError, SafetensorError):
+    with refusing(f"model {str(path)!r}: cannot be loaded", OSError, ValueError, ImportError, SafetensorError):
         model, told = auto.from_pretrained(**place, trust_remote_code=False, output_loading_info=True)
     if "gguf_file" in place:
         _as_plain_weights(model, whole)
@@ -200,10 +200,11 @@ def _pretrained(config: ModelConfig, wanted: Any, task: Task, tokenizer: Any, dt
         say(f"new weights, to be trained: {', '.join(new[:4])}{more}", "decided")
     own = model.get_input_embeddings().num_embeddings
     if own < len(tokenizer):
+        if config.adapter:
+            grown = f"the tokenizer has {len(tokenizer):,} entries, the model {own:,}"
+            raise RecipeError(f"model.adapter: {grown}, and an adapter's base stays as it is; train all weights")
         say(f"embeddings grown from {own:,} to the tokenizer's {len(tokenizer):,}", "decided")
         model.resize_token_embeddings(len(tokenizer))
-        grown = model.get_input_embeddings()
-        new += [f"{name}.weight" for name, module in model.named_modules() if module is grown]
     return model, new
 
 
@@ -236,7 +237,7 @@ def adapter_config(adapter: Mapping[str, Any], task: Task) -> Any:
     for name, value in fields.items():  # PEFT looks at it only when the model is built
         if name in ("r", "lora_alpha") and (not isinstance(value, (int, float)) or value <= 0):
             raise RecipeError(f"model.adapter.{name}: {value!r} is not a number above 0")
-    with hub.refusing("model.adapter: PEFT refuses it", TypeError, ValueError):
+    with refusing("model.adapter: PEFT refuses it", TypeError, ValueError):
         return kind(**{"task_type": PEFT_TASKS.get(task.auto_class), **fields})
 
 
@@ -256,7 +257,7 @@ def adapt(model: Any, config: ModelConfig, task: Task, training: bool = True, ne
         wanted.fan_in_fan_out = True
     if new and hasattr(wanted, "modules_to_save"):
         wanted.modules_to_save = sorted({*(wanted.modules_to_save or []), *(name.rpartition(".")[0] for name in new)})
-    with hub.refusing("model.adapter: this model does not take it", ValueError):
+    with refusing("model.adapter: this model does not take it", ValueError):
         model = get_peft_model(model, wanted)
     trainable, total = model.get_nb_trainable_parameters()
     say(f"adapter {config.adapter.get('type', 'lora')}: {trainable:,} of {total:,} parameters train", "decided")

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from llmkit.console import plural, say
 from llmkit.data import cache
-from llmkit.errors import RecipeError
+from llmkit.errors import RecipeError, refusing
 from llmkit.models import hub, loading
 from llmkit.recipe import ModelConfig
 from llmkit.task import Task
@@ -73,7 +73,7 @@ def load(name: str) -> PreTrainedTokenizerBase:
         raise RecipeError(*(f"tokenizer of {fault}, {train_one}" for fault in e.faults)) from None
     if path.is_dir() and not any((path / f).exists() for f in FILES):  # transformers would make up an empty one
         raise RecipeError(f"tokenizer {name!r}: the folder holds none; {give_one}")
-    with hub.refusing(f"tokenizer {name!r}: cannot be read; {give_one}", OSError, ValueError, KeyError, ImportError):
+    with refusing(f"tokenizer {name!r}: cannot be read; {give_one}", OSError, ValueError, KeyError, ImportError):
         return with_pad(AutoTokenizer.from_pretrained(**hub.place(path), trust_remote_code=False))
 
 

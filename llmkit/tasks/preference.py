@@ -58,8 +58,17 @@ class Pairs(Task):
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation.metrics import preferences
 
-        longer = np.array([len(row["chosen"]) - len(row["rejected"]) for row in rows["evaluation"]])
-        return valued(floor={"coin": 0.5}, reference={"longer answer": preferences(longer)["accuracy"]})
+        held, sides = rows["evaluation"], ("chosen", "rejected")
+        found = {"longer answer": np.array([len(row["chosen"]) - len(row["rejected"]) for row in held])}
+        if references:
+            from llmkit.data.pairs import as_text
+            from llmkit.evaluation.retrieval import tfidf_cosines
+
+            known, prompts = [*self.texts(rows["train"])], [as_text(turns) for turns in held["prompt"]]
+            chosen, rejected = (tfidf_cosines(known, prompts, held[side][:]) for side in sides)
+            found["TF-IDF nearer to the prompt"] = chosen - rejected
+        right = {name: preferences(margins)["accuracy"] for name, margins in found.items()}
+        return valued(floor={"coin": 0.5}, reference=right)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,12 +36,20 @@ def build(recipe: Recipe) -> TrainingArguments:
         values |= {"load_best_model_at_end": False, "eval_on_start": False}
     with refusing("training", ValueError, TypeError, ImportError):
         args = TrainingArguments(output_dir=recipe.run.output, **values)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != args.world_size:
-        apart = f"{launched} processes were launched, but each sees {args.world_size}"
-        raise RecipeError(f"{apart}: they would overwrite each other; on CPUs set --training.use_cpu true")
+    _refuse_lost_processes(args.world_size)
     args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split one process's batch; `accelerate launch` is the way
     return args
+
+
+def _refuse_lost_processes(there: int) -> None:
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != there:
+        apart = f"{launched} processes were launched, but each sees {there}"
+        raise RecipeError(f"{apart}: they would overwrite each other; on CPUs set --training.use_cpu true")
+    asked = re.search(r" --num[_-]processes[ =](\d+)", " ".join(hardware.launcher()[0]))
+    if asked and "WORLD_SIZE" not in os.environ and int(asked[1]) > 1:  # --cpu without --multi_cpu, say
+        fix = f"on CPUs: torchrun --nproc-per-node {asked[1]} RECIPE.py"
+        raise RecipeError(f"--num_processes {asked[1]} was asked of accelerate, which launched one process; {fix}")
 
 
 def _defaults(recipe: Recipe, given: Mapping[str, Any], machine: hardware.Hardware) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from llmkit.console import say
 
 
@@ -53,10 +55,10 @@ def set_up() -> Hardware:
     import torch
 
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1"
-    if (launched and not _launcher_was_told()) or (
-        "OMP_NUM_THREADS" not in os.environ and local > 1
-    ):  # `accelerate launch` leaves one thread of all
+    words, given = launcher()
+    # `accelerate launch` leaves one thread of all, unless it was given another number
+    left_one = words and os.environ.get("OMP_NUM_THREADS") == "1" and "OMP_NUM_THREADS" not in given
+    if left_one or ("OMP_NUM_THREADS" not in os.environ and local > 1):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
     hardware = decide()
     if hardware.device == "cpu" and platform.libc_ver()[0] == "glibc":
@@ -64,12 +66,15 @@ def set_up() -> Hardware:
     return replace(hardware, threads=torch.get_num_threads())
 
 
-def _launcher_was_told() -> bool:
-    """Whether the user gave `accelerate launch` its threads: it has them in its own environment then (Linux)."""
+def launcher() -> tuple[list[str], dict[str, str]]:
+    """The words and the environment that `accelerate launch` was called with; empty where it was not."""
+    if "ACCELERATE_MIXED_PRECISION" not in os.environ:
+        return [], {}
     try:
-        return b"OMP_NUM_THREADS=" in Path(f"/proc/{os.getppid()}/environ").read_bytes()
-    except OSError:
-        return False
+        parent = psutil.Process().parent()
+        return (parent.cmdline(), parent.environ()) if parent else ([], {})
+    except psutil.Error:
+        return [], {}
 
 
 @functools.cache

@@ -174,7 +174,7 @@ def test_the_metrics_are_what_their_definitions_say(recipe: Callable, tiny_gpt2:
     )
 
 
-def test_baselines_are_a_coin_and_the_longer_answer() -> None:
+def test_baselines_are_a_coin_the_longer_answer_and_likeness() -> None:
     from datasets import Dataset
 
     rows = [
@@ -183,10 +183,12 @@ def test_baselines_are_a_coin_and_the_longer_answer() -> None:
         {"prompt": [{"role": "user", "content": "tell of the cat"}], "chosen": "dog", "rejected": "cat"},
     ]
     raw = {"train": Dataset.from_list(rows), "evaluation": Dataset.from_list(rows)}
-    assert Preference().baselines(None, None, raw, references=True) == {
-        "coin": {"value": 0.5, "kind": "floor"},
-        "longer answer": {"value": 0.5, "kind": "reference"},
-    }
+    found = Preference().baselines(None, None, raw, references=True)
+    assert {k: v["value"] for k, v in found.items()} == pytest.approx(
+        {"coin": 0.5, "longer answer": 0.5, "TF-IDF nearer to the prompt": 2 / 3}
+    )
+    assert {k for k, v in found.items() if v["kind"] == "floor"} == {"coin"}
+    assert set(Preference().baselines(None, None, raw, references=False)) == {"coin", "longer answer"}
 
 
 @pytest.mark.parametrize("adapter", [{}, {"type": "lora", "r": 4}], ids=["whole", "lora"])
