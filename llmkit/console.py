@@ -65,15 +65,18 @@ def hush() -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """transformers' notices kept off the screen for a while: of a call whose every argument is made here."""
+    """transformers' notices and bars kept off the screen for a while: of a call whose every argument is made here."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def plural(number: int, noun: str) -> str:

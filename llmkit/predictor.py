@@ -13,6 +13,7 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from llmkit import generation
+from llmkit.console import quiet_transformers
 from llmkit.errors import RecipeError
 from llmkit.models import hub, loading, tokenizers
 from llmkit.parsing import read_yaml
@@ -69,6 +70,7 @@ class Predictor:
             raise RecipeError(f"a {self.task.name} model does not generate; ask it with predict")
 
 
+@quiet_transformers()
 def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor:
     """A predictor from a run folder, any `from_pretrained` folder, .gguf file, hub id or bundled name.
 

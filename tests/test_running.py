@@ -88,7 +88,10 @@ def test_a_finished_run_is_left_as_it_is(causal_recipe, capfd) -> None:
     again = run(causal_recipe(training={"max_steps": 2}, run={"resume": True}))
     assert again.metrics == json.loads((first.output / "metrics.json").read_text()) and again.trainer is None
     assert (first.output / "model.safetensors").stat().st_mtime_ns == stamp
-    assert "is finished: nothing to resume" in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "is finished: nothing to resume" in said and "not done" not in said
+    run(causal_recipe(training={"max_steps": 4}, run={"resume": True}))
+    assert "not done: training.max_steps was 2, is 4; train on from its weights" in capfd.readouterr().err
     with pytest.raises(RecipeError, match="holds a run; go on with it by --resume"):
         run(causal_recipe(training={"max_steps": 2}))
 

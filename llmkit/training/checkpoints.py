@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ def open_folder(recipe: Recipe) -> dict[str, Any] | None:
     if not resume or not (folder / "metrics.json").exists():
         return None
     say(f"{folder} is finished: nothing to resume", "decided")
+    if changed := _changes(recipe, ("model", "data", "training")):
+        fix = f"train on from its weights with --model {folder} and another --output"
+        say(f"not done: {'; '.join(changed[:6])}; {fix}", "warning")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -50,12 +54,7 @@ def to_resume(trainer: Trainer) -> str | None:
     recipe: Recipe = trainer.recipe
     if not recipe.run.resume:
         return None
-    recipes = read_yaml(Path(recipe.run.output) / "recipe.yaml"), recipe.to_dict()
-    parts = ("task", "model", "data", "training")
-    old, new = ({f"{p}.{k}": v for p in parts for k, v in (r.get(p) or {}).items()} for r in recipes)
-    differ = [k for k in old | new if old.get(k) != new.get(k) and k not in MAY_CHANGE]
-    changed = [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differ]
-    if changed:
+    if changed := _changes(recipe, ("task", "model", "data", "training"), MAY_CHANGE):
         fix = "give the old values, or start anew with another --output"
         raise RecipeError(f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); {fix}")
     checkpoint = get_last_checkpoint(recipe.run.output)
@@ -65,3 +64,11 @@ def to_resume(trainer: Trainer) -> str | None:
         say(f"going on from {checkpoint}", "decided")
         trainer.args.eval_on_start = False  # the untrained model was measured when the run began
     return checkpoint
+
+
+def _changes(recipe: Recipe, parts: Sequence[str], leaving_out: Collection[str] = ("model.name",)) -> list[str]:
+    """What the recipe says otherwise than the one that is kept in its folder."""
+    recipes = read_yaml(Path(recipe.run.output) / "recipe.yaml"), recipe.to_dict()
+    old, new = ({f"{p}.{k}": v for p in parts for k, v in (r.get(p) or {}).items()} for r in recipes)
+    differ = [k for k in old | new if old.get(k) != new.get(k) and k not in leaving_out]
+    return [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differ]
