@@ -16,7 +16,7 @@ recipe = Recipe(
         train="preferences", validation="preferences[validation]", test="preferences[test]", max_length=256
     ),
     training={
-        "num_train_epochs": 3,
+        "num_train_epochs": 1,
         "per_device_train_batch_size": 8,
         "learning_rate": 3e-4,  # for 1.3 M parameters; 5e-7 to 5e-6 suits a model of a billion
         "warmup_steps": 0.1,
