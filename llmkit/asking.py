@@ -100,7 +100,7 @@ def _opened(path: str | None, mode: str) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    with refusing(f"--out {path}", OSError):
+    with refusing(f"--out {path}: cannot be written", OSError):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         file = Path(path).open(mode, encoding="utf-8")
     with file:

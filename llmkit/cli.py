@@ -81,7 +81,7 @@ def guard(work: Callable[[], int | None]) -> int:
             distributed.destroy_process_group()
 
 
-def command(argv: Sequence[str]) -> int | None:
+def command(argv: Sequence[str]) -> int:
     """One verb."""
     verb, *rest = argv or ["help"]
     if verb in ("-h", "--help", "help"):
@@ -94,7 +94,7 @@ def command(argv: Sequence[str]) -> int | None:
         return 0
     if verb not in VERBS:
         raise RecipeError(f"{verb!r}: no such verb; {suggest(verb, VERBS)}")
-    return globals()[f"do_{verb}"](_Parser(f"llmkit {verb}", description=VERBS[verb]), rest)
+    return globals()[f"do_{verb}"](_Parser(f"llmkit {verb}", description=VERBS[verb]), rest) or 0
 
 
 def recipe_folder() -> Path:

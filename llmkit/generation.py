@@ -79,7 +79,7 @@ def stream(
                 how = {"generation_config": config, "attention_mask": mask}
                 if not beams:
                     how |= {"streamer": writer, "stopping_criteria": StoppingCriteriaList([writer])}
-                with refusing("generate", ValueError):
+                with refusing("generate: transformers refuses it", ValueError):
                     out = model.generate(padded, **how)
             if beams:  # nothing is certain before the end
                 writer.put(padded)
@@ -185,7 +185,7 @@ def _settings(
     if limit and len(lengths) == 1 and longest + room[0] > limit:
         say(f"{limit - longest} new tokens instead of {room[0]}: the model takes {limit} in all", "warning")
         room = [limit - longest]
-    with refusing("generate", ValueError, TypeError):
+    with refusing("generate: transformers refuses it", ValueError, TypeError):
         config = GenerationConfig(**{**model.generation_config.to_dict(), **options})
     config.max_new_tokens, config.max_length, config.use_cache = max(room), None, True
     if not config.do_sample:  # what a checkpoint says of sampling is nothing to a greedy search, and warns

@@ -86,7 +86,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     from ruamel.yaml import YAMLError
 
     try:
-        with refusing(str(path), OSError, UnicodeDecodeError):
+        with refusing(f"{path}: cannot be read", OSError, UnicodeDecodeError):
             content = _yaml().load(Path(path).read_text(encoding="utf-8"))
     except YAMLError as e:
         mark = getattr(e, "problem_mark", None)

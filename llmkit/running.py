@@ -55,7 +55,9 @@ def run(recipe: Recipe) -> Result:
     trainer = build_trainer(recipe)
     checkpoint = checkpoints.to_resume(trainer)
     files.begin(trainer)
-    with refusing("training", ImportError):  # a package that an optimizer needs: looked for when training begins
+    with refusing(
+        "training: a package is missing", ImportError
+    ):  # a package that an optimizer needs: looked for when training begins
         trainer.train(resume_from_checkpoint=checkpoint)
     metrics = files.finish(trainer)
     return Result(metrics, files.output(trainer), trainer, trainer.model, trainer.processing_class)
@@ -118,7 +120,10 @@ def build_trainer(recipe: Recipe) -> Trainer:
     patience = recipe.run.patience if args.load_best_model_at_end else None
     extra = [EarlyStoppingCallback(patience)] if patience else []
     loaded, absent = prepared.loaded, (Exception,) if args.push_to_hub else ()  # said in many ways
-    with refusing("training.push_to_hub: the hub does not answer", *absent), refusing("training", ImportError):
+    with (
+        refusing("training.push_to_hub: the hub does not answer", *absent),
+        refusing("training: a package is missing", ImportError),
+    ):
         trainer = Trainer(task, model, args, prepared.tokenizer, features, loaded.rows, layout, callbacks=extra)
     trainer.recipe, trainer.loaded = recipe, loaded
     callbacks.add(trainer)

@@ -34,7 +34,7 @@ def build(recipe: Recipe) -> TrainingArguments:
     values = _defaults(recipe, given, hardware.decide()) | given
     if str(values["eval_strategy"]) == "no":
         values |= {"load_best_model_at_end": False, "eval_on_start": False}
-    with refusing("training", ValueError, TypeError, ImportError):
+    with refusing("training: transformers refuses it", ValueError, TypeError, ImportError):
         args = TrainingArguments(output_dir=recipe.run.output, **values)
     _refuse_lost_processes(args.world_size)
     args._n_gpu = min(args.n_gpu, 1)  # DataParallel would split one process's batch; `accelerate launch` is the way
