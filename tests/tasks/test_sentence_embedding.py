@@ -407,7 +407,7 @@ def test_embed_gives_float32_vectors_of_length_one_in_order(encoder: Path, pooli
 
 
 def test_predict_gives_embeddings_as_json(encoder: Path, capsys: pytest.CaptureFixture) -> None:
-    assert command(["predict", str(encoder), "a fox", "狐狸", "--json"]) is None
+    assert command(["predict", str(encoder), "a fox", "狐狸", "--json"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [a["text"] for a in answers] == ["a fox", "狐狸"]
     assert answers[1]["embedding"] == pytest.approx(llmkit.load(str(encoder)).embed("狐狸").tolist(), abs=1e-6)

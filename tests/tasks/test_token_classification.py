@@ -226,19 +226,19 @@ def test_roles_are_those_of_the_predicate_that_is_asked(taught: dict[str, Path])
 def test_files_and_pipes_are_answered_in_order(taught: dict[str, Path], tmp_path: Path, capsys) -> None:
     folder = str(taught["token-classification"])
     (tmp_path / "a.conll").write_text("Mia\tO\nlives\tO\n\nBerlin\tO\n", encoding="utf-8")
-    assert command(["predict", folder, str(tmp_path / "a.conll"), "--json"]) is None
+    assert command(["predict", folder, str(tmp_path / "a.conll"), "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["tokens"] for line in lines] == [["Mia", "lives"], ["Berlin"]] and lines[1]["text"] == "Berlin"
-    assert command(["predict", folder, "Mia lives in New York."]) is None
+    assert command(["predict", folder, "Mia lives in New York."]) == 0
     assert capsys.readouterr().out == "[Mia PER] lives in [New York LOC].\n"
     (tmp_path / "a.jsonl").write_text('{"text": "Mia"}\n{"text": 3}\n', encoding="utf-8")
-    assert command(["predict", str(taught["semantic-roles"]), '{"text": "Mia wrote", "predicate": "wrote"}']) is None
+    assert command(["predict", str(taught["semantic-roles"]), '{"text": "Mia wrote", "predicate": "wrote"}']) == 0
     assert "[wrote V]" in capsys.readouterr().out
     columns = [
         f"{i}\t{w}" + "\t_" * 8 + end for i, (w, end) in enumerate([("Mia", "\t_\tARG0"), ("wrote", "\twrite\tV")], 1)
     ]
     (tmp_path / "a.conllu").write_text("\n".join(columns) + "\n", encoding="utf-8")
-    assert command(["predict", str(taught["semantic-roles"]), str(tmp_path / "a.conllu")]) is None
+    assert command(["predict", str(taught["semantic-roles"]), str(tmp_path / "a.conllu")]) == 0
     assert "[wrote V]" in capsys.readouterr().out
     with pytest.raises(RecipeError, match=r"a.jsonl line 2: words are int"):
         command(["predict", folder, str(tmp_path / "a.jsonl")])
