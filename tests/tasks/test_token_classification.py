@@ -250,8 +250,7 @@ def test_evaluating_gives_intervals_and_a_report_by_label(taught: dict[str, Path
     lines = ["\t".join(pair) for row in TAGGED[::3] for pair in [*zip(row["tokens"], row["tags"], strict=True), ("",)]]
     (tmp_path / "test.bio").write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert (
-        command(["evaluate", str(taught["token-classification"]), "--data", str(tmp_path / "test.bio"), "--json"])
-        is None
+        command(["evaluate", str(taught["token-classification"]), "--data", str(tmp_path / "test.bio"), "--json"]) == 0
     )
     found = json.loads(capsys.readouterr().out)
     low, high = found["intervals"]["f1"]
