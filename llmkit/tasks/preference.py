@@ -58,7 +58,7 @@ class Pairs(Task):
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         from llmkit.evaluation.metrics import preferences
 
-        held, sides = rows["evaluation"], ("chosen", "rejected")
+        held, sides = rows["evaluation"].select(evaluation["row"]), ("chosen", "rejected")  # the pairs that fit
         found = {"longer answer": np.array([len(row["chosen"]) - len(row["rejected"]) for row in held])}
         if references:
             from llmkit.data.pairs import as_text

@@ -183,12 +183,15 @@ def test_baselines_are_a_coin_the_longer_answer_and_likeness() -> None:
         {"prompt": [{"role": "user", "content": "tell of the cat"}], "chosen": "dog", "rejected": "cat"},
     ]
     raw = {"train": Dataset.from_list(rows), "evaluation": Dataset.from_list(rows)}
-    found = Preference().baselines(None, None, raw, references=True)
+    features = Dataset.from_dict({"row": [0, 1, 2]})
+    found = Preference().baselines(None, features, raw, references=True)
     assert {k: v["value"] for k, v in found.items()} == pytest.approx(
         {"coin": 0.5, "longer answer": 0.5, "TF-IDF nearer to the prompt": 2 / 3}
     )
     assert {k for k, v in found.items() if v["kind"] == "floor"} == {"coin"}
-    assert set(Preference().baselines(None, None, raw, references=False)) == {"coin", "longer answer"}
+    assert set(Preference().baselines(None, features, raw, references=False)) == {"coin", "longer answer"}
+    fits = Preference().baselines(None, features.select([0]), raw, references=False)
+    assert fits["longer answer"]["value"] == float(len(rows[0]["chosen"]) > len(rows[0]["rejected"]))
 
 
 @pytest.mark.parametrize("adapter", [{}, {"type": "lora", "r": 4}], ids=["whole", "lora"])
