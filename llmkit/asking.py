@@ -153,7 +153,10 @@ def read_rows(words: list[str]) -> list[tuple[str, Any]]:
     # os.path: a text that is longer than any name can be is no file, and no error
     is_file = os.path.isfile(words[0]) or Path(words[0]).suffix in sources.READERS  # noqa: PTH113
     if len(words) > 1 or not is_file:
-        typed = [line for line in sys.stdin.read().splitlines() if line.strip()] if words == ["-"] else words
+        lines = sys.stdin.read().splitlines() if words == ["-"] else []
+        typed = [line for line in lines if line.strip()] if words == ["-"] else words
+        if len(typed) < len(lines):
+            say(f"{plural(len(lines) - len(typed), 'empty line')} of the input left out", "warning")
         return [(f"input {i}", text) for i, text in enumerate(typed, 1)]
     rows = list(sources.find(words[0], "test", document="line")[0].rows())
     bad = [(where, row) for where, row in rows if not isinstance(row, dict)]
@@ -169,7 +172,8 @@ def _of_column(rows: list[tuple[str, Any]], columns: Sequence[str]) -> list[tupl
     if not rows or isinstance(rows[0][1], str):
         return rows
     where, there = rows[0]
-    name = next((c for c in columns if c in there), None)
+    known = [*columns, "text"] if [*there] == ["text"] else columns  # a .txt file has that column alone
+    name = next((c for c in known if c in there), None)
     if name is None:
         asked = " or ".join(map(repr, columns))
         raise RecipeError(f"{where}: no column {asked}; its columns are {', '.join(there)}")

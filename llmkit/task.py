@@ -146,6 +146,8 @@ class Task:
         for column, value in found.items():
             if not isinstance(value, str):
                 raise ValueError(f"no text in {column!r} but {type(value).__name__}")
+            if len(found) > 1 and not value.strip():
+                raise ValueError(f"empty {column!r}")
         return [found if len(found) > 1 else next(iter(found.values()))]
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:

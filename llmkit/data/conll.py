@@ -71,6 +71,10 @@ def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         try:
             row = {k: [cells[at] for _, cells in rows] for k, at in NAMED.items()}
             row["heads"] = [int(h) - 1 if h.isdigit() else -1 for h in row["heads"]]
+            if max(row["heads"]) >= len(rows):
+                raise ValueError(
+                    f"word {max(row['heads']) + 1} is a head, in a sentence of {plural(len(rows), 'word')}"
+                )
             row["head_frames"] = _frames([cells for _, cells in rows])
             row["frames"] = [{**f, "tags": _phrases(row["heads"], **f)} for f in row["head_frames"]]
             yield where, row

@@ -42,7 +42,8 @@ def measure(
     limit = loading.positions(loaded.model.config, loaded.tokenizer)
     if max_length is not None and not 2 <= max_length <= (limit or max_length):
         raise RecipeError(f"--max-length {max_length}: give 2 to {limit or 'any number'}")
-    length = max_length or min(limit or task.default_max_length, task.default_max_length)
+    usual = _trained_length(path) or task.default_max_length
+    length = max_length or min(limit or usual, usual)
     features = preparation.prepare(task, {"test": rows}, loaded.tokenizer, length, packed=False)
     with tempfile.TemporaryDirectory() as folder:
         quiet: dict[str, Any] = {"remove_unused_columns": False, "disable_tqdm": True, "log_level": "error"}
@@ -60,6 +61,14 @@ def measure(
         "examples": len(rows),
         **({"details": details} if (details := task.details(examples)) else {}),
     }
+
+
+def _trained_length(folder: Path) -> int | None:
+    """The tokens of a row that the model's own figures were taken at."""
+    from llmkit.parsing import read_yaml
+
+    recipe = folder / "recipe.yaml"
+    return read_yaml(recipe)["data"].get("max_length") if recipe.is_file() else None
 
 
 def _before_training(folder: Path, trained: Predictor) -> Any:

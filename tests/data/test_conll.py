@@ -104,6 +104,11 @@ def test_each_predicate_is_a_row_and_a_sentence_stays_on_one_side(tmp_path: Path
         ("1\tBush\n", 1, "2 columns, CoNLL-U has 10 and more"),
         ("# text\nx\t" + "_\t" * 9 + "_\n", 2, "no word has the id 'x'"),
         (CONLLU.replace("\treplace.01\t", "\t_\t"), 3, "1 predicates and 2 columns of roles"),
+        (
+            CONLLU.replace("\t6\tnsubj", "\t9\tnsubj").replace("\t2\tnsubj", "\t9\tnsubj"),
+            3,
+            "word 9 is a head, in a sentence of 7 words",
+        ),
     ],
 )
 def test_a_bad_line_of_conllu_is_named(tmp_path: Path, content: str, line: int, why: str) -> None:

@@ -461,6 +461,15 @@ def test_evaluate_measures_a_squad_file_as_the_training_did(answerer: Any, tmp_p
     assert parts["answerable"]["questions"] + parts["unanswerable"]["questions"] == len(QUESTIONS)
 
 
+def test_an_empty_context_is_named() -> None:
+    from llmkit.asking import read_inputs
+
+    with pytest.raises(RecipeError, match="input 2: empty 'context'"):
+        read_inputs(
+            ['{"question": "Who?", "context": "A man."}', '{"question": "Who?", "context": ""}'], QuestionAnswering()
+        )
+
+
 # --- scores ------------------------------------------------------------------------------------------------------------
 
 OFFICIAL = [  # what evaluate-v2.0.py, and where there is a truth evaluate-v1.1.py, gives for a prediction and its truths

@@ -441,3 +441,10 @@ def test_tabs_without_a_header_are_read_by_one_flag(tmp_path: Path, tiny_t5: Pat
     assert not command(["preview", "seq2seq", *words, *knobs, "-n", "1"])
     shown = capsys.readouterr().out
     assert "</s>»" in shown and "CC-BY" not in shown
+
+
+def test_a_text_file_needs_no_column(tmp_path: Path) -> None:
+    from llmkit.asking import read_inputs
+
+    (tmp_path / "zh.txt").write_text("猫睡着了。\n\n下雨了。\n", encoding="utf-8")
+    assert read_inputs([str(tmp_path / "zh.txt")], Seq2Seq(source="zh", target="en")) == ["猫睡着了。", "下雨了。"]
