@@ -16,7 +16,7 @@ recipe = Recipe(
         train="preferences", validation="preferences[validation]", test="preferences[test]", max_length=128
     ),
     training={
-        "num_train_epochs": 6,
+        "num_train_epochs": 5,
         "per_device_train_batch_size": 16,
         "learning_rate": 5e-4,  # for 1.3 M parameters; 2e-5 suits BERT itself
         "warmup_steps": 0.1,
