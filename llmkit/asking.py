@@ -153,11 +153,12 @@ def read_rows(words: list[str]) -> list[tuple[str, Any]]:
     # os.path: a text that is longer than any name can be is no file, and no error
     is_file = os.path.isfile(words[0]) or Path(words[0]).suffix in sources.READERS  # noqa: PTH113
     if len(words) > 1 or not is_file:
-        lines = sys.stdin.read().splitlines() if words == ["-"] else []
-        typed = [line for line in lines if line.strip()] if words == ["-"] else words
-        if len(typed) < len(lines):
-            say(f"{plural(len(lines) - len(typed), 'empty line')} of the input left out", "warning")
-        return [(f"input {i}", text) for i, text in enumerate(typed, 1)]
+        if words == ["-"]:
+            lines = sys.stdin.read().splitlines()
+            words = [line for line in lines if line.strip()]
+            if len(words) < len(lines):
+                say(f"{plural(len(lines) - len(words), 'empty line')} of the input left out", "warning")
+        return [(f"input {i}", text) for i, text in enumerate(words, 1)]
     rows = list(sources.find(words[0], "test", document="line")[0].rows())
     bad = [(where, row) for where, row in rows if not isinstance(row, dict)]
     is_none = "{}, not a row of columns"

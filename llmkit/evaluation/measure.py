@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.errors import RecipeError, raise_faults
@@ -30,6 +29,7 @@ def measure(
     from llmkit.data import annotation, load_part, preparation
     from llmkit.evaluation.metrics import intervals
     from llmkit.models import hub, loading
+    from llmkit.parsing import read_yaml
     from llmkit.recipe import DataConfig
     from llmkit.training.trainer import Trainer
 
@@ -42,7 +42,9 @@ def measure(
     limit = loading.positions(loaded.model.config, loaded.tokenizer)
     if max_length is not None and not 2 <= max_length <= (limit or max_length):
         raise RecipeError(f"--max-length {max_length}: give 2 to {limit or 'any number'}")
-    usual = _trained_length(path) or task.default_max_length
+    kept = path / "recipe.yaml"
+    recipe = read_yaml(kept) if kept.is_file() else {"data": {}}
+    usual = recipe["data"].get("max_length") or task.default_max_length  # that its own figures were taken at
     length = max_length or min(limit or usual, usual)
     features = preparation.prepare(task, {"test": rows}, loaded.tokenizer, length, packed=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -50,7 +52,7 @@ def measure(
         cpu = loaded.model.device.type == "cpu"
         args = TrainingArguments(output_dir=folder, per_device_eval_batch_size=batch_size, use_cpu=cpu, **quiet)
         if task.annotations:
-            untrained = _before_training(path, loaded)
+            untrained = _before_training(recipe, loaded)
             features = annotation.annotate(task, features, untrained, loaded.tokenizer, "padded", args)
         trainer = Trainer(task, loaded.model, args, loaded.tokenizer, features, {"test": rows}, layout="padded")
         examples = trainer.per_example("test")
@@ -63,23 +65,13 @@ def measure(
     }
 
 
-def _trained_length(folder: Path) -> int | None:
-    """The tokens of a row that the model's own figures were taken at."""
-    from llmkit.parsing import read_yaml
-
-    recipe = folder / "recipe.yaml"
-    return read_yaml(recipe)["data"].get("max_length") if recipe.is_file() else None
-
-
-def _before_training(folder: Path, trained: Predictor) -> Any:
+def _before_training(recipe: Mapping[str, Any], trained: Predictor) -> Any:
     """The model that a run began with, by its recipe and seed. Raises RecipeError where the recipe cannot say it."""
     from transformers import set_seed
 
     from llmkit.models import loading
-    from llmkit.parsing import read_yaml
     from llmkit.recipe import ModelConfig
 
-    recipe = read_yaml(folder / "recipe.yaml")
     config = ModelConfig(**recipe["model"] | {"dtype": str(trained.model.dtype).removeprefix("torch.")})
     set_seed(recipe["training"].get("seed", 42))
     return loading.load(config, trained.task, trained.tokenizer)
