@@ -102,6 +102,15 @@ PHRASES = [
 ] * 4
 
 
+def first_losses(recipe: Callable[..., Any], output: str, size: int, accumulation: int) -> list[float]:
+    """The losses of three steps of a recipe that `recipe(output, **training)` makes, batches cut as told."""
+    from llmkit import run
+
+    settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+    logs = run(recipe(output, max_steps=3, **settings)).trainer.state.log_history
+    return [log["loss"] for log in logs if "loss" in log]
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nothing a test prepares is found by another run of the tests, or by the user."""

@@ -50,12 +50,6 @@ def tfidf_answers(train: Any, evaluation: Any, known: Any) -> np.ndarray:
     return model.fit(texts, known).predict(_texts(evaluation))
 
 
-def tfidf_accuracy(train: Any, evaluation: Any) -> float:
-    """Accuracy of TF-IDF over words and characters (1 to 4) + logistic regression (scikit-learn)."""
-    said = tfidf_answers(train, evaluation, train["label"][:])
-    return float((said == np.asarray(evaluation["label"][:])).mean())
-
-
 def dictionary_tagger(
     train: Iterable[tuple[Sequence[Any], Sequence[str]]],
 ) -> Callable[[Sequence[Any]], list[str]]:

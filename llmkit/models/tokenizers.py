@@ -88,16 +88,17 @@ def _trained(kind: str, size: int, task: Task, rows: Dataset) -> PreTrainedToken
     """Trained once per content, by one process of a machine, and kept."""
 
     def build(folder: Path) -> dict[str, Any]:
-        train(kind, size, task.texts(rows), task.tokenizer_style).save_pretrained(folder)
-        return {}
+        tokenizer = train(kind, size, task.texts(rows), task.tokenizer_style)
+        tokenizer.save_pretrained(folder)
+        if kind != "word":
+            return {}
+        ids = tokenizer(list(task.texts(rows)), add_special_tokens=False, verbose=False)["input_ids"]
+        return {"unknown": sum(row.count(tokenizer.unk_token_id) for row in ids) / max(1, sum(map(len, ids)))}
 
     key = cache.digest(kind, size, task.tokenizer_style, cache.rows_digest(rows))
-    folder, _, _ = cache.entry("tokenizer", key, build)
-    tokenizer, unknown = with_pad(AutoTokenizer.from_pretrained(str(folder))), ""
-    if kind == "word":
-        ids = tokenizer(list(task.texts(rows)), add_special_tokens=False, verbose=False)["input_ids"]
-        share = sum(row.count(tokenizer.unk_token_id) for row in ids) / max(1, sum(map(len, ids)))
-        unknown = f"; {share:.1%} of their tokens are unknown"
+    folder, notes, _ = cache.entry("tokenizer", key, build)
+    tokenizer = with_pad(AutoTokenizer.from_pretrained(str(folder)))
+    unknown = f"; {notes['unknown']:.1%} of their tokens are unknown" if "unknown" in notes else ""
     say(f"tokenizer: {kind} with {len(tokenizer):,} entries, trained on the training rows{unknown}", "decided")
     return tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EXACT, PAIRS
+from conftest import EXACT, PAIRS, first_losses
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, build_trainer, run
@@ -143,12 +143,7 @@ def test_the_losses_are_a_bare_loop_s(recipe: Callable, tiny_gpt2: Path, smoothi
 
 
 def test_accumulation_changes_nothing(recipe: Callable) -> None:
-    def losses(output: str, size: int, accumulation: int) -> list[float]:
-        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        logs = run(recipe(output, max_steps=3, **settings)).trainer.state.log_history
-        return [log["loss"] for log in logs if "loss" in log]
-
-    assert losses("one", 8, 1) == pytest.approx(losses("two", 2, 4), abs=1e-6)
+    assert first_losses(recipe, "one", 8, 1) == pytest.approx(first_losses(recipe, "two", 2, 4), abs=1e-6)
 
 
 def test_the_metrics_are_what_their_definitions_say(recipe: Callable, tiny_gpt2: Path) -> None:

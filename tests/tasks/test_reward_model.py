@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import EXACT, PAIRS
+from conftest import EXACT, PAIRS, first_losses
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, build_trainer, run
@@ -70,12 +70,7 @@ def test_the_losses_are_a_bare_loop_s(recipe: Callable, kind: str, request: pyte
 
 
 def test_accumulation_changes_nothing(recipe: Callable) -> None:
-    def losses(output: str, size: int, accumulation: int) -> list[float]:
-        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        logs = run(recipe(output, max_steps=3, **settings)).trainer.state.log_history
-        return [log["loss"] for log in logs if "loss" in log]
-
-    assert losses("one", 8, 1) == pytest.approx(losses("two", 2, 4), abs=1e-6)
+    assert first_losses(recipe, "one", 8, 1) == pytest.approx(first_losses(recipe, "two", 2, 4), abs=1e-6)
 
 
 def test_token_types_are_given_where_the_tokenizer_names_them(tiny_bert: Path) -> None:
