@@ -266,6 +266,8 @@ def _read_csv(path: Path, cut: str = ",", quoting: Any = csv.QUOTE_MINIMAL, name
     reader = csv.reader(_lines(path), delimiter=cut, quoting=quoting, strict=True)
     try:
         header = names or next(reader, ())
+        if len(header) == 1 and not names and (sign := next((c for c in ";\t|" if c in header[0]), None)):
+            raise RecipeError(f"{path}: its columns are parted by {sign!r}; save it with commas, or with tabs as .tsv")
         if twice := sorted({repr(name) for name in header if header.count(name) > 1}):
             raise RecipeError(f"{path}: {', '.join(twice)} stands twice in the header; name each column once")
         for values in filter(None, reader):

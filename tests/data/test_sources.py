@@ -166,6 +166,8 @@ def test_a_spoilt_table_is_named(tmp_path: Path, ending: str) -> None:
         ("a.tsv", "text\tlabel\none\t1\ntwo\n", ("a.tsv line 3", "1 fields where the header has 2")),
         ("a.csv", 'text,label\n"one,1\n', ("a.csv", "not CSV")),
         ("a.csv", "text,label\n", ("a.csv", "empty")),
+        ("a.csv", "text;label\none;1\n", ("a.csv", "parted by ';'", "save it with commas")),
+        ("a.csv", "text\tlabel\none\t1\n", ("a.csv", r"parted by '\t'", "as .tsv")),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, name: str, content: str, needles: tuple[str, ...]) -> None:
