@@ -159,13 +159,7 @@ def read_rows(words: list[str]) -> list[tuple[str, Any]]:
             if len(words) < len(lines):
                 say(f"{plural(len(lines) - len(words), 'empty line')} of the input left out", "warning")
         return [(f"input {i}", text) for i, text in enumerate(words, 1)]
-    rows = list(sources.find(words[0], "test", document="line")[0].rows())
-    bad = [(where, row) for where, row in rows if not isinstance(row, dict)]
-    is_none = "{}, not a row of columns"
-    raise_faults([f"{w}: {r if isinstance(r, ValueError) else is_none.format(type(r).__name__)}" for w, r in bad[:5]])
-    if not rows:
-        raise RecipeError(f"{words[0]}: is empty")
-    return rows
+    return sources.read(sources.find(words[0], "test", "line"))
 
 
 def _of_column(rows: list[tuple[str, Any]], columns: Sequence[str]) -> list[tuple[str, Any]]:

@@ -23,11 +23,11 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from llmkit.console import quiet_transformers, say
-from llmkit.errors import RecipeError, raise_faults, refusing, suggest
+from llmkit.errors import RecipeError, raise_faults, refusing
+from llmkit.models import generating
 from llmkit.models.loading import positions
 
 DEFAULT_NEW_TOKENS = 50
-LEAST = {"max_new_tokens": 1, "max_length": 1, "num_beams": 1, "num_return_sequences": 1, "temperature": 0.0}
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 Prompt = str | Sequence[dict[str, str]]
 """A text, or a conversation as messages: [{"role": "user", "content": "…"}]."""
@@ -153,21 +153,9 @@ def _settings(
 ) -> tuple[GenerationConfig, list[int]]:
     """The model's own generation config with `options` over it, and the new tokens that each prompt has room for."""
     options = {k: v for k, v in options.items() if v is not None}
-    known = {k for k in GenerationConfig().to_dict() if not k.startswith("_")}
-    if unknown := [k for k in options if k not in known]:
-        raise RecipeError(*(f"{k}: no generation option; {suggest(k, known)}" for k in unknown))
     if "stop_strings" in options:
         raise RecipeError("stop_strings: write stop (--stop), which cuts the text before the string")
-    faults = [
-        f"{k}: {options[k]!r}; give at least {least:g}"
-        for k, least in LEAST.items()
-        if k in options and not (isinstance(options[k], (int, type(least))) and options[k] >= least)
-    ]
-    shares = {k: v for k in ("top_p", "min_p", "typical_p") if not 0 <= (v := options.get(k, 1)) <= 1}
-    faults += [f"{k}: {v!r}; give a share between 0 and 1" for k, v in shares.items()]
-    if options.get("repetition_penalty", 1) <= 0:
-        faults.append(f"repetition_penalty: {options['repetition_penalty']!r}; give more than 0 (1 is none)")
-    raise_faults(faults)
+    raise_faults(generating.faults(options))
     if options.get("temperature") == 0:
         options = {k: v for k, v in options.items() if k not in SAMPLING} | {"do_sample": False}
     several = (options.get("num_return_sequences") or 1) > (options.get("num_beams") or 1)

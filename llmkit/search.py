@@ -72,19 +72,15 @@ def build(model: str, file: str, out: str, column: str | None = None, names: str
 def _read_texts(file: str, column: str | None, names: str | None) -> tuple[dict[str, str], list[dict[str, Any]]]:
     """`({id: text}, where they came from)`: a row's `id`, or its number from 1 on. Raises RecipeError."""
     texts: dict[str, str] = {}
-    usual = (column,) if column else TEXT
-    found = sources.find(file, "train", "line", (names,) if names else ())
-    for where, row in (pair for source in found for pair in source.rows()):
-        there = row if isinstance(row, dict) else {}
-        text, key = next((there[c] for c in usual if c in there), None), str(there.get("id", len(texts) + 1))
+    usual, found = (column,) if column else TEXT, sources.find(file, "train", "line", (names,) if names else ())
+    for where, row in sources.read(found):
+        text, key = next((row[c] for c in usual if c in row), None), str(row.get("id", len(texts) + 1))
         if not isinstance(text, str) or not text.strip():
-            columns = f"its columns are {', '.join(there)}; say --column NAME" if there else str(row)
-            raise RecipeError(f"{where}: no text in {' or '.join(usual)}; {columns}")
+            has = f"its columns are {', '.join(row)}; say --column NAME"
+            raise RecipeError(f"{where}: no text in {' or '.join(usual)}; {has}")
         if key in texts:
             raise RecipeError(f"{where}: the id {key!r} stood before")
         texts[key] = text
-    if not texts:
-        raise RecipeError(f"{file}: is empty")
     return texts, [{"name": s.name, "sha256": s.sha256} for s in found]
 
 
@@ -120,8 +116,8 @@ def evaluate(index: Index, judgements: str) -> dict[str, Any]:
 def _read_judgements(file: str, number: dict[str, int]) -> list[tuple[str, dict[int, float]]]:
     """Each question, and what answers it: `{number: gain}`. Raises RecipeError."""
     judged = []
-    for where, row in (pair for source in sources.find(file, "test") for pair in source.rows()):
-        given = row.get("relevant") if isinstance(row, dict) else None
+    for where, row in sources.read(sources.find(file, "test")):
+        given = row.get("relevant")
         given = dict.fromkeys(map(str, given), 1.0) if isinstance(given, list) else given
         gains = {i: gain for i, gain in given.items() if gain > 0} if isinstance(given, dict) else {}
         if not gains or not isinstance(row.get("query"), str):
@@ -129,6 +125,4 @@ def _read_judgements(file: str, number: dict[str, int]) -> list[tuple[str, dict[
         if missing := [i for i in gains if i not in number]:
             raise RecipeError(f"{where}: the index has no id {missing[0]!r}; it has {', '.join([*number][:4])} …")
         judged.append((row["query"], {number[i]: float(gain) for i, gain in gains.items()}))
-    if not judged:
-        raise RecipeError(f"{file}: is empty")
     return judged

@@ -122,7 +122,7 @@ def test_a_search_is_measured_beside_bm25(
         ([{"id": "a", "words": "x"}], "line 1: no text in text or content"),
         ([{"text": "x"}, {"text": " "}], "line 2: no text in text or"),
         ([{"id": 1, "text": "x"}, {"id": "1", "text": "y"}], "line 2: the id '1' stood before"),
-        ([["x"]], "line 1: no text in text"),
+        ([["x"]], "line 1: list, not a row of columns"),
     ],
 )
 def test_a_bad_text_is_named_before_the_model_is_loaded(tmp_path: Path, encoder: Path, rows: list, why: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkit.data import conll
-from llmkit.errors import RecipeError, refusing, suggest
+from llmkit.errors import RecipeError, raise_faults, refusing, suggest
 from llmkit.recipe import is_row
 
 Row = tuple[str, Mapping[str, Any]]
@@ -57,6 +57,17 @@ def find(spec: Any, part: str, document: str = "file", names: Sequence[str] = ()
     if not isinstance(spec, (str, Path)):
         raise RecipeError(f"data.{part}: {spec!r} is no path, glob, hub id, bundled name, list or Dataset")
     return _find_named(str(spec), part, document, names)
+
+
+def read(found: Sequence[Source]) -> list[Row]:
+    """Every row of the sources. Raises RecipeError for what is no row of columns, and where there is none."""
+    rows = [pair for source in found for pair in source.rows()]
+    bad = [(where, row) for where, row in rows if not isinstance(row, Mapping)]
+    is_none = "{}, not a row of columns"
+    raise_faults([f"{w}: {r if isinstance(r, ValueError) else is_none.format(type(r).__name__)}" for w, r in bad[:5]])
+    if not rows:
+        raise RecipeError(f"{', '.join(source.name for source in found)}: is empty")
+    return rows
 
 
 def _weighted(entry: Any, part: str, document: str, names: tuple[str, ...]) -> list[Source]:

@@ -100,7 +100,7 @@ class Seq2Seq(Task):
             faults.append(f"task.cut: {self.cut!r} is no way to tell words apart; {suggest(self.cut, cuts)}")
         if len(self.languages) not in (0, 2):
             faults.append(f"task.languages: {list(self.languages)} are not two, a source and a target")
-        raise_faults([*faults, *generating.faults(self.generation)])
+        raise_faults([*faults, *generating.of_task(self.generation)])
         targets = [written[0] for written in rows[:1000][self.target]]
         return self.replace(cut=self.cut or overlap.usual_cut(targets, self.metric))
 

@@ -293,7 +293,7 @@ def test_one_source_stays_on_one_side_of_a_split(recipe, tiny_t5: Path) -> None:
         ({"languages": ("en",)}, "task.languages: .* are not two"),
         ({"languages": ("en", "zh")}, "task.languages: .* knows no languages"),
         ({"generation": {"num_beam": 4}}, "task.generation.num_beam: .* did you mean 'num_beams'"),
-        ({"generation": {"num_beams": "x"}}, "task.generation.num_beams: 'x' is not a whole number"),
+        ({"generation": {"num_beams": "x"}}, "task.generation.num_beams: 'x'; give a whole number from 1 on"),
         ({"generation": {"num_return_sequences": 2}}, "each source has one answer"),
         ({"generation": {"length_penalty": 0.6}}, "task.generation: .*num_beams"),
     ],
