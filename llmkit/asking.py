@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import time
 from argparse import Namespace
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from llmkit import console
-from llmkit.console import plural, say
+from llmkit.console import figure, plural, say
 from llmkit.errors import RecipeError, raise_faults, refusing
 from llmkit.task import Task
 
@@ -145,7 +146,7 @@ def read_texts(words: list[str], columns: Sequence[str]) -> list[str]:
     return [value for _, value in values]
 
 
-def read_rows(words: list[str]) -> list[tuple[str, Any]]:
+def read_rows(words: list[str], names: Sequence[str] = ()) -> list[tuple[str, Any]]:
     """`(where, what)` of texts as typed, of stdin's lines (-), or of a file's rows. Raises RecipeError for a row
     without columns."""
     from llmkit.data import sources
@@ -159,7 +160,7 @@ def read_rows(words: list[str]) -> list[tuple[str, Any]]:
             if len(words) < len(lines):
                 say(f"{plural(len(lines) - len(words), 'empty line')} of the input left out", "warning")
         return [(f"input {i}", text) for i, text in enumerate(words, 1)]
-    return sources.read(sources.find(words[0], "test", "line"))
+    return sources.read(sources.find(words[0], "test", "line", names))
 
 
 def _of_column(rows: list[tuple[str, Any]], columns: Sequence[str]) -> list[tuple[str, Any]]:
@@ -184,7 +185,7 @@ def predict(args: Namespace) -> None:
     task = task_of(hub.find_model(args.model))
     if type(task).predict is Task.predict:
         raise RecipeError(f"a {task.name} model does not predict; ask it with llmkit generate")
-    inputs = read_inputs(args.input, task, args.column)
+    inputs = read_inputs(args.input, task, args.column, args.names)
     model = load(args.model)
     with _opened(args.out, "w") as out:
         for given, answer in zip(inputs, model.predict_iter(inputs, args.batch_size), strict=True):
@@ -194,21 +195,26 @@ def predict(args: Namespace) -> None:
         say(f"{plural(len(inputs), 'answer')} in {args.out}")
 
 
-def read_inputs(words: list[str], task: Task, column: str | None = None) -> list[Any]:
+def read_inputs(words: list[str], task: Task, columns: Sequence[str] = (), names: str | None = None) -> list[Any]:
     """What `task.predict` is asked, typed, piped (-) or in a file: texts, or mappings of the columns that the task asks
-    for, each typed as a JSON object."""
-    rows, asks = read_rows(words), ", ".join(task.asks)
+    for, each typed as a JSON object. `columns`: TASK=YOURS, or YOURS alone where it asks for one; `names`: those of a
+    table without a header line."""
+    rows = read_rows(words, (names,) if names else ())
+    named = dict(pair.split("=", 1) if "=" in pair else (task.asks[0], pair) for pair in columns)
+    if strange := [*(c for c in named if c not in task.asks), *(c for c in columns if "=" not in c and task.asks[1:])]:
+        wanted = " ".join(f"--column {c}=YOURS" for c in task.asks)
+        raise RecipeError(f"--column {strange[0]}: {task.name} asks for {', '.join(task.asks)}; give {wanted}")
     if len(task.asks) == 1:
-        columns = (column,) if column else (asks, *task.columns[asks])
-        rows = [(where, {asks: value}) for where, value in _of_column(rows, columns)]
-    elif column:
-        raise RecipeError(f"--column {column}: {task.name} asks for {asks}; name the columns so")
+        (asks,) = task.asks
+        rows = [(where, {asks: v}) for where, v in _of_column(rows, (*named.values(),) or (asks, *task.columns[asks]))]
+    elif named and rows and isinstance(rows[0][1], Mapping):
+        if missing := [name for name in named.values() if name not in rows[0][1]]:
+            raise RecipeError(f"{rows[0][0]}: no column {missing[0]!r}; its columns are {', '.join(rows[0][1])}")
+        rows = [(where, {**row, **{task: row.get(name) for task, name in named.items()}}) for where, row in rows]
     found, faults = [], []
     for where, row in rows:
         try:
-            row = json.loads(row) if isinstance(row, str) else row
-            if not isinstance(row, Mapping):
-                raise ValueError("not a JSON object")
+            row = _typed(row) if isinstance(row, str) else row
             found += task.read_question(row)
         except ValueError as e:
             faults.append(f"{where}: {e}")
@@ -217,6 +223,13 @@ def read_inputs(words: list[str], task: Task, column: str | None = None) -> list
         faults[5:] = [f"give a file with these columns, or type a JSON object: '{example}'"]
     raise_faults(faults[: 6 if len(task.asks) > 1 else 5])
     return found
+
+
+def _typed(words: str) -> Mapping[str, Any]:
+    with contextlib.suppress(ValueError):
+        if isinstance(found := json.loads(words), Mapping):
+            return found
+    raise ValueError("not a JSON object")
 
 
 def evaluate(args: Namespace) -> None:
@@ -228,7 +241,12 @@ def evaluate(args: Namespace) -> None:
         raise RecipeError(f"--column {wrong[0]!r}: expected TASK=YOURS, such as text=body")
     columns = dict(pair.split("=", 1) for pair in args.column)
     options = {"max_length": args.max_length, "batch_size": args.batch_size, "on_error": args.on_error}
-    result = measure(args.model, args.data, columns, names=(args.names,) if args.names else (), **options)
+    try:
+        result = measure(args.model, args.data, columns, names=(args.names,) if args.names else (), **options)
+    except RecipeError as e:  # a recipe's flags, as they are called here
+        faults = [re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault) for fault in e.faults]
+        options = {"--data.names": "--names", "--data.on_error": "--on-error", "--data.max_length": "--max-length"}
+        raise RecipeError(*(re.sub(r"--data\.\w+", lambda m: options.get(m[0], m[0]), f) for f in faults)) from None
     _print_result(result, args.json)
 
 
@@ -238,8 +256,8 @@ def _print_result(result: dict[str, Any], json_wanted: bool) -> None:
         return
     for name, value in result["metrics"].items():
         low, high = result["intervals"][name]
-        others = "".join(f"  {other} {found[name]:.4f}" for other, found in result.get("baselines", {}).items())
-        print(f"{name} {value:.4f}  [{low:.4f}, {high:.4f}]{others}")
+        others = "".join(f"  {other} {figure(found[name])}" for other, found in result.get("baselines", {}).items())
+        print(f"{name} {figure(value)}  [{figure(low)}, {figure(high)}]{others}")
     for name, detail in result.get("details", {}).items():
         print(f"\n{_table(name, detail)}")
 

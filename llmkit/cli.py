@@ -17,6 +17,7 @@ from llmkit.console import is_main_process, say
 from llmkit.errors import RecipeError, RunFailed, Stopped, refusing, suggest
 from llmkit.recipe import Recipe, RunConfig
 
+NAMES = "the columns of a .csv, .tsv or .txt table without a header line"
 VERBS = {
     "train": "train a recipe: a name, a .py, a .yaml, or a task's name",
     "generate": "continue a prompt, prompts from a file, or talk: text to stdout, figures to stderr",
@@ -221,12 +222,10 @@ def do_predict(p: _Parser, argv: list[str]) -> None:
     p.add_argument("input", nargs="+", help="texts, or one file (.txt: a line each; .jsonl, .csv …), or - for stdin")
     p.add_argument("--out", help="write .jsonl here")
     p.add_argument("--batch-size", type=_count, default=32)
-    p.add_argument("--column", help="of a file's rows (left out: the task's usual names)")
+    p.add_argument("--column", action="append", default=[], metavar="[TASK=]YOURS", help="of a file; repeatable")
+    p.add_argument("--names", metavar="A,B", help=NAMES)
     p.add_argument("--json", action="store_true")
     asking.predict(p.parse_args(argv))
-
-
-NAMES = "the columns of a .csv, .tsv or .txt table without a header line"
 
 
 def do_evaluate(p: _Parser, argv: list[str]) -> None:

@@ -79,6 +79,11 @@ def quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def figure(value: float) -> str:
+    """Four decimals; of what they cannot show, two digits, unless it is rounding."""
+    return f"{value:.1e}" if 1e-6 < abs(value) < 5e-5 else f"{value:.4f}"
+
+
 def plural(number: int, noun: str) -> str:
     """`1 row`, `2,000 rows`."""
     if number == 1:

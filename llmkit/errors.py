@@ -39,7 +39,7 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
 
 def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:
     """`did you mean 'x'?`, or the choices themselves when nothing is near."""
-    choices = sorted(map(str, choices))
+    choices = sorted({*map(str, choices)})
     near = difflib.get_close_matches(str(word), choices, n=2, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"

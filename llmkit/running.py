@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmkit import console, data
 from llmkit.console import say
-from llmkit.errors import raise_faults, refusing
+from llmkit.errors import RecipeError, raise_faults, refusing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -106,7 +106,7 @@ def build_trainer(recipe: Recipe) -> Trainer:
     console.hush()
     from transformers import EarlyStoppingCallback, set_seed
 
-    from llmkit.data import annotation
+    from llmkit.data import annotation, collation
     from llmkit.models import loading
     from llmkit.training import callbacks
     from llmkit.training.trainer import Trainer
@@ -115,6 +115,9 @@ def build_trainer(recipe: Recipe) -> Trainer:
     recipe, args, task = prepared.recipe, prepared.args, prepared.recipe.task
     set_seed(args.seed)  # new weights are the seed's, whatever was drawn before
     model = loading.load(recipe.model, task, prepared.tokenizer)
+    if task.can_generate and collation.sees_ahead(model):
+        why = f"a {model.config.model_type} reads the tokens that it must predict (tried on this model)"
+        raise RecipeError(f"model.name: {why}; take a decoder, or say --model.config.is_decoder true")
     features, layout = _lay_out(prepared, model)
     features = annotation.annotate(task, features, model, prepared.tokenizer, layout, args)
     patience = recipe.run.patience if args.load_best_model_at_end else None

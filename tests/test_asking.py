@@ -336,6 +336,12 @@ def test_another_column_is_read_on_request(ask: Callable, classifier: Path, tmp_
     )
 
 
+def test_a_table_without_a_header_is_predicted_by_its_names(ask: Callable, classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare.csv").write_text("1,a fine film\n2,a waste\n")
+    bare = ask("predict", classifier, "bare.csv", "--names", "id,words", "--column", "text=words")
+    assert bare.lines == expected_lines(classifier, ["a fine film", "a waste"])
+
+
 def test_a_text_of_several_lines_gets_one_line(ask: Callable, classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text(
         json.dumps({"text": "a fine\nfilm"}) + "\n" + json.dumps({"text": "dull\r\n"}) + "\n"
@@ -483,6 +489,7 @@ def test_generate_refuses_in_one_line(
         (["missing.csv"], ["missing.csv"]),
         (["other.csv"], ["other.csv", "text", "name"]),
         (["other.csv", "--column", "nane"], ["nane", "name"]),
+        (["other.csv", "--column", "texts=name"], ["--column texts", "asks for text; give --column text=YOURS"]),
         (["lists.jsonl"], ["lists.jsonl", "2"]),
         (["a film", "--batch-size", "0"], ["batch"]),
     ],
@@ -501,6 +508,8 @@ def test_predict_refuses_in_one_line(
         (["--data", "missing.csv"], ["missing.csv"]),
         (["--data", "foreign.jsonl"], ["awful"]),
         (["--data", "test.csv", "--column", "body"], ["--column", "TASK=YOURS"]),
+        (["--data", "words.csv"], ["say --column text=NAME, or --names A,B"]),
+        (["--data", "torn.jsonl"], ["torn.jsonl line 2", "leave them out with --on-error skip"]),
         ([], ["--data"]),
     ],
 )
@@ -509,6 +518,8 @@ def test_evaluate_refuses_in_one_line(
 ) -> None:
     (tmp_path / "foreign.jsonl").write_text('{"text": "a", "label": "awful"}\n{"text": "b", "label": "good"}\n')
     (tmp_path / "test.csv").write_text("body,label\na,good\nb,bad\n")
+    (tmp_path / "words.csv").write_text("words,label\na,good\nb,bad\n")
+    (tmp_path / "torn.jsonl").write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": \n')
     refused(ask("evaluate", classifier, *words), *said)
 
 

@@ -1,7 +1,7 @@
 """Features become a batch of tensors. Packed documents are kept apart in one of the layouts below."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,28 +60,51 @@ def starts(features: list[dict[str, Any]], width: int) -> torch.Tensor:
     return segment_ids(features, width)[1] == 0
 
 
-def keeps_apart(model: Any, causal: bool) -> str | None:
-    """The cheapest layout under which `model` gives packed documents the logits they get alone, found by trying; None
-    where none does (a recurrent model, say)."""
+@contextlib.contextmanager
+def _probing(model: Any, causal: bool) -> Iterator[tuple[list[int], Callable[..., torch.Tensor]]]:
+    """Twelve ids to try the model with, and what gives the logits of features under a layout."""
     vocabulary = model.get_input_embeddings().num_embeddings
     ids = torch.randint(0, vocabulary, (12,), generator=torch.Generator().manual_seed(0)).tolist()
-    together = [{"input_ids": ids, "segments": [5, 7]}]
     options = {"use_cache": False} if hasattr(model.config, "use_cache") else {}
 
-    def logits(features: list[dict[str, Any]], layout: str) -> torch.Tensor:
-        batch = {k: v.to(model.device) for k, v in tokens(features, 0, layout, causal).items()}
+    def logits(layout: str, *features: dict[str, Any]) -> torch.Tensor:
+        batch = {k: v.to(model.device) for k, v in tokens([*features], 0, layout, causal).items()}
         with torch.no_grad():
-            return model(**batch, **options).logits[0].float()
+            return model(**batch, **options).logits.float()
 
     was_training = model.training
     model.eval()
     try:
-        expected = torch.cat([logits([{"input_ids": part}], "padded") for part in (ids[:5], ids[5:])])
-        tolerance = expected.abs().max() * (1e-3 if model.dtype == torch.float32 else 0.05)
-        for layout in LAYOUTS:
-            with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):  # it takes no such mask
-                if (logits(together, layout) - expected).abs().max() < tolerance:
-                    return layout
+        yield ids, logits
     finally:
         model.train(was_training)
+
+
+def _moved(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Whether two rows of one batch, told apart by tokens that neither may read, got other logits: in any precision
+    they would else be the same."""
+    return bool((one - two).abs().max() > 1e-5 * one.abs().max())
+
+
+def sees_ahead(model: Any) -> bool:
+    """Whether the logits at a token change with those after it: then it has read what it must predict. Found by
+    trying."""
+    with _probing(model, causal=True) as (ids, logits):
+        changed = [*ids[:6], *ids[:5:-1]]
+        return _moved(*logits("padded", {"input_ids": ids}, {"input_ids": changed})[:, :6])
+
+
+def keeps_apart(model: Any, causal: bool) -> str | None:
+    """The cheapest layout under which `model` gives packed documents the logits they get alone, found by trying; None
+    where none does (a recurrent model, say)."""
+    with _probing(model, causal) as (ids, logits):
+        alone = torch.cat([logits("padded", {"input_ids": part})[0] for part in (ids[:5], ids[5:])])
+        tolerance = alone.abs().max() * (1e-3 if model.dtype == torch.float32 else 0.05)
+        changed = [*ids[4::-1], *ids[5:]]
+        rows = [{"input_ids": row, "segments": [5, 7]} for row in (ids, changed)]
+        for layout in LAYOUTS:
+            with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):  # it takes no such mask
+                packed = logits(layout, *rows)
+                if (packed[0] - alone).abs().max() < tolerance and not _moved(*packed[:, 5:]):
+                    return layout
     return None

@@ -5,6 +5,11 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
+import numpy as np
+from jinja2 import TemplateError
+
+from llmkit.errors import RecipeError, refusing
+
 Turn = Mapping[str, str]
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 PLAIN_TEMPLATE = (
@@ -13,6 +18,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """For a tokenizer without a chat template: saved with it, so that every later user of the folder sees the same."""
+MARK = "\ufdd0"  # in place of a turn's words; no text may hold this code point
 
 
 def read_turns(messages: Any, column: str = "messages") -> list[dict[str, str]]:
@@ -35,26 +41,68 @@ def said(content: str) -> dict[str, str]:
     return {"role": "assistant", "content": content}
 
 
+def with_system(turns: list[dict[str, str]], system: Any) -> list[dict[str, str]]:
+    """The turns, after what a column of its own tells the assistant to be. Raises ValueError where that is no text."""
+    if system in (None, "") or turns[0]["role"] == "system":
+        return turns
+    if not isinstance(system, str):
+        raise ValueError(f"'system' is {type(system).__name__}, not text")
+    return [{"role": "system", "content": system}, *turns]
+
+
+def read_history(history: Any) -> list[dict[str, str]]:
+    """The turns before an instruction: pairs of question and answer. Raises ValueError."""
+    turns = []
+    for pair in history or ():
+        if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str]:
+            raise ValueError(f"'history' holds {str(pair)[:40]!r}, not a question and its answer")
+        turns += [{"role": "user", "content": pair[0]}, said(pair[1])]
+    return turns
+
+
+def render(turns: Sequence[Turn], tokenizer: Any, ask: bool = False) -> str:
+    """Turns in the tokenizer's chat template; `ask` adds what the assistant's next turn begins with. Raises RecipeError
+    for turns that the template refuses."""
+    roles, first = ", ".join(turn["role"] for turn in turns), turns[0]["content"].strip(MARK)[:40]
+    with refusing(f"conversations: the chat template refuses turns of {roles}, beginning {first!r}", TemplateError):
+        return str(tokenizer.apply_chat_template(list(turns), add_generation_prompt=ask, tokenize=False))
+
+
 def encode(turns: Sequence[Turn], tokenizer: Any, ask: bool = False) -> list[int]:
-    """Ids of turns in the tokenizer's chat template; `ask` adds what the assistant's next turn begins with."""
-    return list(tokenizer.apply_chat_template(list(turns), add_generation_prompt=ask, return_dict=True)["input_ids"])
+    """Ids of what `render` gives."""
+    return list(tokenizer(render(turns, tokenizer, ask), add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many ids two rows begin with alike."""
+def shared(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many ids, or characters, two begin with alike."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def encode_learning(turns: Sequence[Turn], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids of a conversation, and 1 for every token that the assistant says, its end included. What a turn adds is what
-    the template of the conversation up to it adds; a token that lies across the border is the turn's."""
-    whole, learn = encode(turns, tokenizer), []
+    """Ids of a conversation, and 1 for every token that the assistant says, its end included; a token that lies across
+    a border is of the turn in which it ends."""
+    whole = render(turns, tokenizer)
+    said = np.zeros(len(whole) + 1, dtype=np.int64)  # by the end of each character
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
-            before = shared(encode(turns[:i], tokenizer, ask=True), whole)
-            after = shared(encode(turns[: i + 1], tokenizer), whole)
-            learn += [0] * (before - len(learn)) + [1] * (after - before)
-    return whole, learn + [0] * (len(whole) - len(learn))
+            start, end = _stands(turns, i, whole, tokenizer)
+            said[start + 1 : end + 1] = 1
+    encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return list(encoded["input_ids"]), said[[end for _, end in encoded["offset_mapping"]]].tolist()
+
+
+def _stands(turns: Sequence[Turn], i: int, whole: str, tokenizer: Any) -> tuple[int, int]:
+    """Where in the rendered conversation the turn `i` stands, from what asks for it to its end. A template may show a
+    turn otherwise when another follows (without its thoughts, say), so the turn's words are looked for in the whole;
+    what ends them is what follows them here and when the turn is the last."""
+    marked = {**turns[i], "content": MARK}
+    before, found, after = render([*turns[:i], marked, *turns[i + 1 :]], tokenizer).partition(MARK)
+    if not found or not whole.endswith(after):
+        raise RecipeError("conversations: the chat template does not show what the assistant says; give another one")
+    own = render([*turns[:i], marked], tokenizer).partition(MARK)[2]
+    asked = render(turns[:i], tokenizer, ask=True) if i else before
+    start = len(asked) if whole.startswith(asked) else shared(before, whole)
+    return start, len(whole) - len(after) + shared(own, after)
 
 
 def encode_answers(turns: Sequence[Turn], answers: Sequence[str], tokenizer: Any) -> tuple[list[int], list[list[int]]]:

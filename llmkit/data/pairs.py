@@ -30,7 +30,8 @@ def read_row(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("'chosen' and 'rejected' differ before their last turn")
     if answers["chosen"] == answers["rejected"]:
         raise ValueError("'chosen' and 'rejected' are the same")
-    return {"prompt": before["chosen"] or read_prompt(row.get("prompt")), **answers}
+    prompt = before["chosen"] or read_prompt(row.get("prompt"))
+    return {"prompt": conversations.with_system(prompt, row.get("system")), **answers}
 
 
 def read_prompt(prompt: Any) -> list[dict[str, str]]:

@@ -49,13 +49,19 @@ def encode(task: Task, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_le
 def _build(task: Task, rows: Dataset, tokenizer: Any, max_length: int, packed: bool, part: str) -> Noted:
     features, notes = encode(task, rows, tokenizer, max_length)
     if not len(features):
-        raise RecipeError(f"data.{part}: no row is left after encoding: all {len(rows)} are too short to learn from")
+        raise RecipeError(
+            f"data.{part}: none of {plural(len(rows), 'row')} has anything to learn from {within(max_length)}"
+        )
     ids = features.data.column("input_ids")
     flat = pc.list_flatten(ids)
     notes |= {"tokens": len(flat), "longest": pc.max(pc.list_value_length(ids)).as_py(), "unknown": 0}
     if tokenizer.unk_token_id not in (None, tokenizer.eos_token_id):  # GPT-2 knows all
         notes["unknown"] = pc.sum(pc.equal(flat, tokenizer.unk_token_id)).as_py()
     return (packing.pack(features, max_length) if packed else features), notes
+
+
+def within(max_length: int) -> str:
+    return f"within {max_length} tokens (--data.max_length)"
 
 
 def _compact(table: Any) -> Any:
@@ -99,7 +105,7 @@ def _tell(part: str, features: Dataset, notes: dict[str, Any], reused: bool, row
     if cut := notes["truncated"]:
         say(f"{part}: {cut:,} of {plural(rows, 'row')} cut to {max_length} tokens (--data.max_length)", "warning")
     if gone := notes["dropped"]:
-        say(f"{part}: {gone:,} of {plural(rows, 'row')} dropped: nothing left to learn from", "warning")
+        say(f"{part}: {gone:,} of {plural(rows, 'row')} dropped: nothing to learn from {within(max_length)}", "warning")
     if notes["unknown"] > MANY_UNKNOWN * notes["tokens"]:
         share = f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer"
         fix = ": take a model that reads this text, or add its characters with --model.new_characters true"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llmkit.console import plural, say
+from llmkit.console import figure, plural, say
 from llmkit.training.trainer import Trainer
 
 RUN_UP_TO = 500_000_000  # parameters: the snippet loads the model a second time
@@ -46,9 +46,9 @@ def _text(trainer: Trainer, metrics: dict[str, Any], code: str, answer: str) -> 
         f"| {s['part']} | {_plain(s['name'])} | {s['rows']:,} | {s['left_out']:,} | `{s['sha256'] or 'in memory'}` |"
         for s in trainer.loaded.sources
     ]
-    before = {m: f"{v:.4f}" for m, v in metrics["before"].items()}
-    figures = [f"| {m} | {before.get(m, '')} | {v:.4f} |" for m, v in metrics["after"].items()]
-    baselines = [f"| {b} ({v['kind']}) | {name} | {v['value']:.4f} |" for b, v in metrics["baselines"].items()]
+    before = {m: figure(v) for m, v in metrics["before"].items()}
+    figures = [f"| {m} | {before.get(m, '')} | {figure(v)} |" for m, v in metrics["after"].items()]
+    baselines = [f"| {b} ({v['kind']}) | {name} | {figure(v['value'])} |" for b, v in metrics["baselines"].items()]
     run = f"{plural(metrics['steps'], 'step')}, {plural(metrics['tokens'], 'token')}, {metrics['seconds']:.0f} s"
     versions = ", ".join(f"{k} {v}" for k, v in metrics["versions"].items())
     parts = [

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from llmkit.console import plural, say
+from llmkit.console import figure, plural, say
 from llmkit.parsing import write_yaml
 from llmkit.reporting import card
 from llmkit.training import preflight
@@ -100,12 +100,12 @@ def _say(metrics: dict[str, Any], folder: Path) -> None:
     name, up = metrics["primary"], metrics["higher_is_better"]
     before, after = metrics["before"], metrics["after"]
     for metric in dict.fromkeys((name, *after)):
-        untrained = f", untrained {before[metric]:.4f}" if metric in before else ""
-        say(f"{metrics['split']} {metric} {after[metric]:.4f}{untrained}", "result")
+        untrained = f", untrained {figure(before[metric])}" if metric in before else ""
+        say(f"{metrics['split']} {metric} {figure(after[metric])}{untrained}", "result")
     untrained = {"untrained": {"value": before[name], "kind": "floor"}} if name in before else {}
     for baseline, given in {**untrained, **metrics["baselines"]}.items():
         beaten = after[name] != given["value"] and (after[name] > given["value"]) == up
-        line = f"baseline {baseline}: {name} {given['value']:.4f}"
+        line = f"baseline {baseline}: {name} {figure(given['value'])}"
         if not beaten and given["kind"] == "floor":
             say(f"{line} is a floor, and not beaten: nothing was learned; look at data and learning rate", "warning")
         elif baseline not in untrained:

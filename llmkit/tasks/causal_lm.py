@@ -32,6 +32,8 @@ class CausalLM(Task):
         "instruction": (),
         "input": (),
         "output": (),
+        "history": (),
+        "system": (),
     }
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (
         ("text",),
@@ -53,16 +55,29 @@ class CausalLM(Task):
 
         if row.get("text") is not None:
             return {"text": read_text(row, "text")}
+        turns = self._turns(row)
+        if all(turn["role"] != "assistant" for turn in turns):
+            raise ValueError("no turn of the assistant, whose words alone are learned")
+        return {"messages": conversations.with_system(turns, row.get("system"))}
+
+    @staticmethod
+    def _turns(row: Mapping[str, Any]) -> list[dict[str, str]]:
+        from llmkit.data import conversations
+
         if row.get("messages") is not None:
-            return {"messages": conversations.read_turns(row["messages"])}
-        more, columns = row.get("input"), ("instruction", "output")
+            return conversations.read_turns(row["messages"])
+        more, before, columns = row.get("input"), row.get("history"), ("instruction", "output")
         if row.get("instruction") is None:
-            more, columns = None, ("prompt", "response")
+            more, before, columns = None, None, ("prompt", "response")
             if all(row.get(c) is None for c in columns):
                 raise ValueError("no 'text'" if "text" in row else "neither text nor a conversation")
         asked, answer = (read_text(row, c) for c in columns)
         asked += f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
-        return {"messages": [{"role": "user", "content": asked}, conversations.said(answer)]}
+        return [
+            *conversations.read_history(before),
+            {"role": "user", "content": asked},
+            conversations.said(answer),
+        ]
 
     def fit(self, rows: Dataset) -> Self:
         if not 0 <= self.label_smoothing <= 1:

@@ -18,6 +18,7 @@ class Pairs(Task):
         "prompt": ("conversations", "messages", "question", "query"),
         "chosen": (),
         "rejected": (),
+        "system": (),
     }
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
     document: ClassVar[str | None] = "prompt"

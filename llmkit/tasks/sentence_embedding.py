@@ -68,6 +68,8 @@ class SentenceEmbedding(Task):
         return {**texts, "score": float(row["score"])}
 
     def check_rows(self, rows: Dataset, part: str) -> list[str]:
+        from llmkit.console import plural
+
         kinds = {True: "scored pairs", False: "(anchor, positive) rows"}
         graded = "score" in rows.column_names
         if None in rows["score" if graded else "anchor"][:]:
@@ -77,9 +79,18 @@ class SentenceEmbedding(Task):
             return [f"data.{part}: {kinds[graded]}, where training is on {kinds[self.graded]}; give rows of one kind"]
         if graded and len(set(rows["score"])) == 1:
             return [f"data.{part}: every score is {rows[0]['score']:g}: nothing to rank"]
+        beyond = (
+            [score for score in rows["score"] if abs(score) > self.highest]
+            if part == "train" and graded and self.highest
+            else []
+        )
+        if beyond:
+            most = f"the {self.highest:g} of texts that mean the same (--task.highest)"
+            return [f"data.{part}: {plural(len(beyond), 'score')} such as {beyond[0]:g} lie beyond {most}"]
         return []
 
     def fit(self, rows: Dataset) -> Self:
+        from llmkit.console import say
         from llmkit.models import pooling
 
         faults = []
@@ -91,7 +102,11 @@ class SentenceEmbedding(Task):
         raise_faults(faults)
         if "score" not in rows.column_names:
             return self.replace(graded=False, highest=None)
-        return self.replace(graded=True, highest=self.highest or max(1.0, *filter(None, rows["score"])))
+        if self.highest is not None:
+            return self.replace(graded=True)
+        highest = max(1.0, *filter(None, rows["score"]))
+        say(f"texts with a score of {highest:g}, the highest in training, mean the same (--task.highest)", "decided")
+        return self.replace(graded=True, highest=highest)
 
     def with_checkpoint(self, folder: Path) -> Self:
         from llmkit.models import pooling

@@ -73,7 +73,10 @@ class TextClassification(Task):
         if self.problem_type == MULTI and not isinstance(label, list):
             raise ValueError(f"label {label!r} is no list of labels")
         if isinstance(label, list) and self.problem_type in ("", MULTI):
-            return {**texts, "label": list(dict.fromkeys(map(self._word, label)))}
+            names = list(map(self._word, label))
+            if len(set(names)) < len(names):
+                raise ValueError(f"label {label!r} names one twice; give the names of those that the row has")
+            return {**texts, "label": names}
         return {**texts, "label": self._word(label)}
 
     def _word(self, label: Any) -> str:
@@ -89,11 +92,16 @@ class TextClassification(Task):
         return word
 
     def fit(self, rows: Dataset) -> Self:
+        from llmkit.console import say
+
         found, kind = rows["label"][:], self.problem_type or SINGLE
         if isinstance(found[0], list):
             kind = MULTI
         elif not (self.problem_type or self.labels) and all(map(is_number, found)):
-            kind = SINGLE if all(float(label).is_integer() for label in found) else REGRESSION
+            broken = next((label for label in found if not float(label).is_integer()), None)
+            if broken is not None:
+                kind, fix = REGRESSION, f"--task.problem_type {SINGLE} makes classes of them"
+                say(f"labels are numbers, {broken} among them: a regression; {fix}", "decided")
         task = self.replace(problem_type=kind, pairs="text_pair" in rows.column_names)
         given = {knob: value for knob in task.kind.idle if (value := getattr(self, knob))}
         raise_faults([f"task.{k}: {v!r} is not for {task.problem_type}; leave it out" for k, v in given.items()])
@@ -206,8 +214,10 @@ class TextClassification(Task):
 
     def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
         asked = {column: row[column][:200] for column in self.asks}
+        held = ", ".join(f"{name} {least:g}" for name, least in self.kind.fitted_threshold.items())
         return (
             "from transformers import pipeline\n\n"
-            f"classify = pipeline('text-classification', {folder!r})\n"
+            + f"# figures and llmkit's answers are at the thresholds {held}, which no pipeline knows\n" * bool(held)
+            + f"classify = pipeline('text-classification', {folder!r})\n"
             f"print(classify({asked if self.pairs else asked['text']!r}, truncation=True))"
         )

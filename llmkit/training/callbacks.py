@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from llmkit.console import is_main_process, say
+from llmkit.console import figure, is_main_process, say
 from llmkit.errors import RunFailed, Stopped
 from llmkit.generation import generate
 from llmkit.training.trainer import Trainer
@@ -147,7 +147,7 @@ class Table(Callback):
             say(f"{step}  {logs['epoch']:>6.2f}  {logs['loss']:>8.4f}  {logs['learning_rate']:>13.2e}  {passed:>5.0f}s")
         for prefix, name in (("eval_", "validation"), ("test_", "test")):
             scores = {k.removeprefix(prefix): v for k, v in logs.items() if k.startswith(prefix)}
-            shown = "  ".join(f"{m} {scores[m]:.4f}" for m in self.trainer.task.metrics if m in scores)
+            shown = "  ".join(f"{m} {figure(scores[m])}" for m in self.trainer.task.metrics if m in scores)
             if shown:
                 say(f"{step}  {name}  {shown}{'' if state.global_step else '  (untrained)'}")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import EXACT
 
-from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, run
+from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, build_trainer, run
 from llmkit.data import conversations
 from llmkit.tasks import CausalLM
 
@@ -18,6 +18,17 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+THINKING = (  # as Qwen3's: the last turn has a place for thoughts, and loses it when another follows
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
+    "{% if m['role'] == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"
+    "{{ m['content'] | trim + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+ENDING = (  # as Phi-3's: what ends the last turn is not what ends the others
+    "{% for m in messages %}{{ '<' + m['role'] + '>' + m['content'] }}"
+    "{{ '<return>' if loop.last else '<end>' }}{% endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+STERN = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system here') }}{% endif %}" + CHATML
 TALK = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "狐狸住在哪里？"},
@@ -39,8 +50,10 @@ def tokenizer(tiny_gpt2: Path) -> Any:
     [
         (conversations.PLAIN_TEMPLATE, [" 山脚下。<|endoftext|>", " \nBy the river.<|endoftext|>"]),
         (CHATML, ["山脚下。<|im_end|>\n", "\nBy the river.<|im_end|>\n"]),
+        (THINKING, ["山脚下。<|im_end|>\n", "<think>\n\n</think>\n\nBy the river.<|im_end|>\n"]),
+        (ENDING, ["山脚下。<", "\nBy the river.<return>"]),  # "<" is a token of both ends
     ],
-    ids=["plain", "chatml"],
+    ids=["plain", "chatml", "thinking", "ending"],
 )
 def test_only_what_the_assistant_says_is_learned(tokenizer: Any, template: str, said: list[str]) -> None:
     tokenizer.chat_template = template
@@ -52,6 +65,73 @@ def test_only_what_the_assistant_says_is_learned(tokenizer: Any, template: str, 
             spans = [*spans[: len(spans) - before], [*(spans[-1] if before else []), token]]
         before = learned
     assert [tokenizer.decode(span) for span in spans] == said
+
+
+def test_an_assistant_that_speaks_first_is_learned_from(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHATML
+    ids, learn = conversations.encode_learning(TALK[2:], tokenizer)
+    said = tokenizer.decode([i for i, learned in zip(ids, learn, strict=True) if learned])
+    assert said == "山脚下。<|im_end|>\n\nBy the river.<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        (STERN, "template refuses turns of system, user, assistant, user, assistant, beginning 'Be brief.' (No system"),
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "does not show what the assistant says"),
+    ],
+)
+def test_a_template_that_does_not_take_a_conversation_is_said(tokenizer: Any, template: str, why: str) -> None:
+    tokenizer.chat_template = template
+    with pytest.raises(RecipeError) as refused:
+        conversations.encode_learning(TALK, tokenizer)
+    assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        ({"messages": TALK[1:3], "system": "Be brief."}, "system user assistant"),
+        ({"messages": TALK, "system": "Be long."}, "system user assistant user assistant"),
+        ({"prompt": "who?", "response": "I", "system": ""}, "user assistant"),
+        (
+            {"instruction": "who?", "output": "I", "history": [["a", "b"]], "system": "Be brief."},
+            "system user assistant user assistant",
+        ),
+    ],
+)
+def test_system_and_history_are_turns_of_their_own(row: dict, roles: str) -> None:
+    turns = CausalLM().read_row(row)["messages"]
+    assert " ".join(turn["role"] for turn in turns) == roles
+    assert turns[0]["role"] != "system" or turns[0]["content"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"messages": TALK[:2]}, "no turn of the assistant"),
+        ({"messages": TALK[1:3], "system": 3}, "'system' is int"),
+        ({"instruction": "a", "output": "b", "history": [["a"]]}, "'history' holds"),
+        ({"instruction": "a", "output": "b", "history": ["ab"]}, "'history' holds 'ab'"),
+    ],
+)
+def test_a_conversation_without_what_is_to_be_learned_is_a_bad_row(row: dict, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        CausalLM().read_row(row)
+
+
+def test_a_model_that_reads_what_it_must_predict_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    """Its loss would fall, and it would have learned to copy."""
+
+    def trainer(**config: Any) -> Any:
+        rows = [{"text": "the fox sleeps in the sun"}] * 8
+        model = ModelConfig(name=str(tiny_bert), config=config)
+        out = RunConfig(str(tmp_path / str(len(config))))
+        return build_trainer(Recipe(CausalLM(), model, DataConfig(train=rows, validation=rows), EXACT, out))
+
+    with pytest.raises(RecipeError, match="a bert reads the tokens that it must predict"):
+        trainer()
+    assert trainer(is_decoder=True).model.config.is_decoder
 
 
 def test_a_token_across_the_border_is_the_answer_s(tokenizer: Any) -> None:
