@@ -29,7 +29,7 @@ recipe = Recipe(
     ),
     data=DataConfig(train="demo", validation=0.05, max_length=256),
     training={
-        "num_train_epochs": 1.8,
+        "num_train_epochs": 1.9,
         "per_device_train_batch_size": 8,
         "learning_rate": 2e-3,
         "warmup_steps": 0.05,
