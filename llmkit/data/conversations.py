@@ -82,13 +82,13 @@ def encode_learning(turns: Sequence[Turn], tokenizer: Any) -> tuple[list[int], l
     """Ids of a conversation, and 1 for every token that the assistant says, its end included; a token that lies across
     a border is of the turn in which it ends."""
     whole = render(turns, tokenizer)
-    said = np.zeros(len(whole) + 1, dtype=np.int64)  # by the end of each character
+    learn = np.zeros(len(whole) + 1, dtype=np.int64)  # by the end of each character
     for i, turn in enumerate(turns):
         if turn["role"] == "assistant":
             start, end = _stands(turns, i, whole, tokenizer)
-            said[start + 1 : end + 1] = 1
+            learn[start + 1 : end + 1] = 1
     encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return list(encoded["input_ids"]), said[[end for _, end in encoded["offset_mapping"]]].tolist()
+    return list(encoded["input_ids"]), learn[[end for _, end in encoded["offset_mapping"]]].tolist()
 
 
 def _stands(turns: Sequence[Turn], i: int, whole: str, tokenizer: Any) -> tuple[int, int]:
