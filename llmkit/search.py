@@ -119,7 +119,8 @@ def _read_judgements(file: str, number: dict[str, int]) -> list[tuple[str, dict[
     for where, row in sources.read(sources.find(file, "test")):
         given = row.get("relevant")
         given = dict.fromkeys(map(str, given), 1.0) if isinstance(given, list) else given
-        gains = {i: gain for i, gain in given.items() if gain > 0} if isinstance(given, dict) else {}
+        known = isinstance(given, dict) and all(isinstance(gain, (int, float)) for gain in given.values())
+        gains = {i: gain for i, gain in given.items() if gain > 0} if known else {}
         if not gains or not isinstance(row.get("query"), str):
             raise RecipeError(f'{where}: expected {{"query": "words", "relevant": ["id", …]}} or {{"id": gain}}')
         if missing := [i for i in gains if i not in number]:

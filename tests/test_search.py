@@ -167,6 +167,7 @@ def test_an_index_that_lacks_a_file_is_refused(index: Path, tmp_path: Path, miss
     ("row", "why"),
     [
         ({"query": "a", "relevant": ["d9"]}, "line 1: the index has no id 'd9'; it has d0, d1, d2, d3 …"),
+        ({"query": "a", "relevant": {"a": "high"}}, "line 1: expected"),
         ({"query": "a", "relevant": []}, 'line 1: expected {"query": "words", "relevant": ["id", …]}'),
         ({"query": "a", "relevant": {"d1": 0}}, "line 1: expected"),
         ({"query": "a", "relevant": "d1"}, "line 1: expected"),

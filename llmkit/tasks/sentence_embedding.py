@@ -78,7 +78,9 @@ class SentenceEmbedding(Task):
         if held and graded != self.graded:
             return [f"data.{part}: {kinds[graded]}, where training is on {kinds[self.graded]}; give rows of one kind"]
         if graded and len(set(rows["score"])) == 1:
-            return [f"data.{part}: every score is {rows[0]['score']:g}: nothing to rank"]
+            return [
+                f"data.{part}: every score is {rows[0]['score']:g}: nothing to rank; give more rows, or data.validation"
+            ]
         beyond = (
             [score for score in rows["score"] if abs(score) > self.highest]
             if part == "train" and graded and self.highest
@@ -86,7 +88,7 @@ class SentenceEmbedding(Task):
         )
         if beyond:
             most = f"the {self.highest:g} of texts that mean the same (--task.highest)"
-            return [f"data.{part}: {plural(len(beyond), 'score')} such as {beyond[0]:g} lie beyond {most}"]
+            return [f"data.{part}: {plural(len(beyond), 'score')} beyond {most}, such as {beyond[0]:g}"]
         return []
 
     def fit(self, rows: Dataset) -> Self:

@@ -97,6 +97,10 @@ class TextClassification(Task):
         found, kind = rows["label"][:], self.problem_type or SINGLE
         if isinstance(found[0], list):
             kind = MULTI
+            if all(sorted(names) == ["0", "1"] for names in found):
+                raise RecipeError(
+                    "data.train: labels such as [0, 1] in every row; give the names of those that a row has"
+                )
         elif not (self.problem_type or self.labels) and all(map(is_number, found)):
             broken = next((label for label in found if not float(label).is_integer()), None)
             if broken is not None:

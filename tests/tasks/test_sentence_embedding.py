@@ -323,7 +323,7 @@ def test_an_empty_negative_is_none() -> None:
         (SCORED, {"highest": -1.0}, "task.highest: -1 is not above 0"),
         ([*PAIRS, *SCORED], {}, "data.train: scored pairs beside (anchor, positive) rows"),
         ([*SCORED, *PAIRS], {}, "data.train: scored pairs beside (anchor, positive) rows"),
-        (SCORED, {"highest": 0.5}, "lie beyond the 0.5 of texts that mean the same (--task.highest)"),
+        (SCORED, {"highest": 0.5}, "beyond the 0.5 of texts that mean the same (--task.highest)"),
         ([{**row, "score": 2} for row in SCORED], {}, "every score is 2: nothing to rank"),
     ],
 )

@@ -141,6 +141,12 @@ TWO = [{"text": "a", "text_pair": "b", "label": "x"}, {"text": "b", "text_pair":
         ([*WORDS, {"text": "c", "label": ["x"]}], None, {}, ("row 3", "'label' is list", "text in the rows before")),
         ([*LISTS, {"text": "c", "label": "x"}], None, {}, ("row 3", "'label' is text", "list in the rows before")),
         ([*LISTS, {"text": "c", "label": [["x"]]}], None, {}, ("row 3", "['x']", "neither a word nor a number")),
+        (
+            [{"text": t, "label": [i, 1 - i]} for i, t in enumerate("ab")],
+            None,
+            {},
+            ("data.train", "such as [0, 1] in every"),
+        ),
         ([*LISTS, {"text": "c", "label": [0, 1, 0]}], None, {}, ("row 3", "[0, 1, 0] names one twice")),
         ([*WORDS, {"text": "c", "label": math.nan}], None, {}, ("row 3", "nan")),
         ([*WORDS, {"text": "c", "label": {"a": 1}}], None, {}, ("row 3", "neither a word nor a number")),
