@@ -46,7 +46,7 @@ class LSTMConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         self.embedding_size = self.hidden_size if self.embedding_size is None else self.embedding_size
         super().__post_init__(**kwargs)
 
@@ -135,7 +135,7 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> LSTMOutput:
         """input_ids: (rows, tokens), read on from `state`. attention_mask: (rows, tokens, or with those read before), 0
         where a token is padding, before or after the text: it is not read. Raises ValueError for a mask of blocks."""
@@ -160,7 +160,7 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
             output.state = (*(memory if self.config.cell == "lstm" else (memory,)), read)
         return output
 
-    def _read(self, vectors: torch.Tensor, mask: torch.Tensor | None, memory: Any, keep: bool) -> tuple[Any, Any]:
+    def _read(self, vectors: torch.Tensor, mask: torch.Tensor | None, memory: object, keep: bool) -> tuple[Any, Any]:
         """The last layer's output (rows, tokens, hidden), and the memory after each row's last token. Padding must not
         enter the memory; after the text it harms nothing but what is kept, and one dense run is faster on a CPU."""
         if mask is None or not (keep or (mask[:, 1:] > mask[:, :-1]).any()):
@@ -180,6 +180,14 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
             input_ids, attention_mask = input_ids[:, -1:], None
         known = {name: kwargs[name] for name in ("use_cache", "logits_to_keep") if name in kwargs}
         return {"input_ids": input_ids, "attention_mask": attention_mask, "state": state, **known}
+
+    def _update_model_kwargs_for_generation(
+        self, outputs: LSTMOutput, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        """Pass `state` to the next step. Transformers itself does so only up to 5.23; 5.24 passes on `cache` alone, and
+        without this every step would silently read the whole text again."""
+        model_kwargs = super()._update_model_kwargs_for_generation(outputs, model_kwargs, **kwargs)
+        return model_kwargs if outputs.state is None else {**model_kwargs, "state": outputs.state}
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:

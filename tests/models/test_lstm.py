@@ -14,19 +14,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import EXACT, TEXTS
+from test_libraries import no_deprecations  # noqa: F401 - an autouse fixture
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import llmkit
 import llmkit.models
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
-from llmkit.cli import command
-from llmkit.data.collation import keeps_apart
-from llmkit.errors import RecipeError
-from llmkit.evaluation.measure import measure
+from llmkit.cli.main import command
+from llmkit.data.packing import find_layout
+from llmkit.errors import UsageError
 from llmkit.generation import generate, stream
-from llmkit.models import loading
-from llmkit.models.tokenizers import train
+from llmkit.models import load
+from llmkit.models.tokenizers import train_tokenizer
+from llmkit.pipeline import evaluate
 from llmkit.tasks import CausalLM, TextClassification
+
+pytestmark = pytest.mark.libraries
 
 CELLS = ("lstm", "gru", "rnn")
 TORCHS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
@@ -170,7 +173,7 @@ def test_padding_after_the_text_costs_training_nothing() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_it_cannot_keep_packed_documents_apart_and_that_is_found(cell: str) -> None:
-    assert keeps_apart(make(cell), causal=True) is None
+    assert find_layout(make(cell), CausalLM(), packed=True) is None
     with pytest.raises(ValueError, match="mask"):
         make(cell)(IDS, attention_mask=torch.ones(3, 1, 9, 9))
 
@@ -189,11 +192,11 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_state_says_what_the_whole_text_says(model: Any, options: dict[str, Any]) -> None:
-    def say(use_cache: bool) -> torch.Tensor:
+    def log(use_cache: bool) -> torch.Tensor:
         torch.manual_seed(3)
         return model.generate(IDS, attention_mask=MASK, max_new_tokens=12, use_cache=use_cache, **options)
 
-    assert torch.equal(say(True), say(False))
+    assert torch.equal(log(True), log(False))
 
 
 def test_each_token_is_read_once(model: Any) -> None:
@@ -224,7 +227,7 @@ def test_beams_are_the_most_probable_ways_on(model: Any, beams: int) -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return train("word", 300, iter(TEXTS))
+    return train_tokenizer("word", 300, iter(TEXTS))
 
 
 PROMPTS = ["The crow", "从前", "A lion slept under a tree while", "fox"]
@@ -253,9 +256,9 @@ def test_it_streams_word_by_word(tokenizer: Any) -> None:
 
 def test_positions_bound_what_is_generated(tokenizer: Any) -> None:
     model = talker(tokenizer, sinusoidal_positions=True, max_len=6)
-    with pytest.raises(RecipeError, match="takes 6"):
+    with pytest.raises(UsageError, match="takes 6"):
         generate(model, tokenizer, "A lion slept under a tree while a mouse", max_new_tokens=3)
-    assert loading.positions(talker(tokenizer).config, tokenizer) is None
+    assert load.max_positions(talker(tokenizer).config, tokenizer) is None
 
 
 # -- files, and the way through llmkit
@@ -307,7 +310,7 @@ def test_a_run_says_that_packing_is_off_and_trains(tmp_path: Path, capsys: pytes
         result.model, result.tokenizer, prompts, max_new_tokens=8
     )
     assert again.model.generation_config.suppress_tokens == [again.tokenizer.unk_token_id]
-    measured = measure(str(result.output), ROWS, max_length=8)
+    measured = evaluate(str(result.output), ROWS, max_length=8)
     assert measured["metrics"]["loss"] < result.metrics["before"]["loss"]
 
 
@@ -315,7 +318,7 @@ def test_the_card_tells_what_to_import(tmp_path: Path) -> None:
     result = run(recipe(tmp_path / "run"))
     card = (result.output / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
-    assert code.startswith("import llmkit.models") and "It printed" in card
+    assert code.startswith("import llmkit.models") and "Output when this card was written" in card
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
 
@@ -379,15 +382,15 @@ def test_the_command_line_trains_one(tmp_path: Path, capsys: pytest.CaptureFixtu
     ],
 )
 def test_a_config_that_no_model_can_have_is_named(config: dict[str, Any], needles: tuple[str, ...]) -> None:
-    (fault,) = loading.check(ModelConfig(name="lstm", from_scratch=True, config=config), CausalLM())
+    (fault,) = load.check(ModelConfig(name="lstm", from_scratch=True, config=config), CausalLM())
     assert [n for n in needles if n not in fault] == []
 
 
 def test_an_architecture_without_weights_is_told_apart() -> None:
-    (fault,) = loading.check(ModelConfig(name="lstm"), CausalLM())
+    (fault,) = load.check(ModelConfig(name="lstm"), CausalLM())
     assert "'lstm'" in fault and "--model.from_scratch" in fault
 
 
 def test_it_is_no_classifier() -> None:
-    (fault,) = loading.check(ModelConfig(name="lstm", from_scratch=True), TextClassification(labels=("a", "b")))
+    (fault,) = load.check(ModelConfig(name="lstm", from_scratch=True), TextClassification(labels=("a", "b")))
     assert "lstm" in fault and "text-classification" in fault
