@@ -1,42 +1,35 @@
-"""llmkit: a thin recipe layer over Transformers. See README.md; every name here is loaded when it is first used."""
-
-from __future__ import annotations
+"""llmkit: a thin recipe layer over Transformers. See README.md. Every name here is loaded when it is first used."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
-
-_HOMES = {
-    "Recipe": "recipe", "DataConfig": "recipe", "ModelConfig": "recipe", "RunConfig": "recipe",
-    "RecipeError": "errors", "RunFailed": "errors", "Task": "task",
-    "run": "running", "build_trainer": "running", "Result": "running",
-    "load": "predictor", "Predictor": "predictor", "main": "cli",
-}  # fmt: skip
-__all__ = sorted([*_HOMES, "__version__"])
-
 if TYPE_CHECKING:
-    from llmkit.cli import main as main
-    from llmkit.errors import RecipeError as RecipeError
-    from llmkit.errors import RunFailed as RunFailed
-    from llmkit.predictor import Predictor as Predictor
-    from llmkit.predictor import load as load
-    from llmkit.recipe import DataConfig as DataConfig
-    from llmkit.recipe import ModelConfig as ModelConfig
-    from llmkit.recipe import Recipe as Recipe
-    from llmkit.recipe import RunConfig as RunConfig
-    from llmkit.running import Result as Result
-    from llmkit.running import build_trainer as build_trainer
-    from llmkit.running import run as run
-    from llmkit.task import Task as Task
+    from llmkit.cli.main import main
+    from llmkit.errors import RunFailed, UsageError
+    from llmkit.pipeline import Result, build_trainer, evaluate, run
+    from llmkit.predictor import Predictor, load
+    from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
+    from llmkit.task import Task
+
+__version__ = "0.1.0"
+__all__ = [
+    "DataConfig", "ModelConfig", "Predictor", "Recipe", "Result", "RunConfig", "RunFailed", "Task", "UsageError",
+    "__version__", "build_trainer", "evaluate", "load", "main", "run",
+]  # fmt: skip
+_MODULES = {
+    "errors": ("RunFailed", "UsageError"), "task": ("Task",), "predictor": ("Predictor", "load"), "cli.main": ("main",),
+    "recipe": ("DataConfig", "ModelConfig", "Recipe", "RunConfig"),
+    "pipeline": ("Result", "build_trainer", "evaluate", "run"),
+}  # fmt: skip
+"""Each module with its public names."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    module = next((module for module, names in _MODULES.items() if name in names), None)
+    if module is None:
         raise AttributeError(f"module 'llmkit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"llmkit.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+    globals()[name] = getattr(importlib.import_module(f"llmkit.{module}"), name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

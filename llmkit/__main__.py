@@ -1,3 +1,5 @@
-from llmkit.cli import console_main
+"""`python -m llmkit`."""
+
+from llmkit.cli.main import console_main
 
 console_main()

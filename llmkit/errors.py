@@ -1,14 +1,17 @@
-"""What a user did wrong, said in one line a fault: the value, the alternatives, the fix."""
+"""Exceptions of llmkit, and helpers that turn a library's exception into a one-line message.
 
-from __future__ import annotations
+UsageError (ValueError)     wrong usage or input; exit status 2
+RunFailed (RuntimeError)    a valid run that failed, such as a NaN loss; exit status 1
+Stopped (Exception)         a run stopped by a signal after saving; exit status 128 + signal
+"""
 
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
 
-class RecipeError(ValueError):
-    """Wrong usage or input. `faults` holds one line for each; the command line prints them and exits with 2."""
+class UsageError(ValueError):
+    """Wrong usage or input. `faults` holds one line per fault; the command line prints each and exits with status 2."""
 
     def __init__(self, *faults: str):
         self.faults = list(faults)
@@ -16,39 +19,39 @@ class RecipeError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """A run that was rightly asked for and went wrong (a loss that is no number, say); exit status 1."""
-
-
-def raise_faults(faults: list[str]) -> None:
-    """Raise one `RecipeError` with every fault collected so far, or do nothing."""
-    if faults:
-        raise RecipeError(*dict.fromkeys(faults))
-
-
-@contextlib.contextmanager
-def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Within, what a library refuses by one of `kinds` becomes one line: `what` it is about, and its own words."""
-    try:
-        yield
-    except RecipeError:
-        raise
-    except kinds as e:
-        said = e.strerror.lower() if isinstance(e, OSError) and e.strerror else " ".join(str(e).split())[:300]
-        raise RecipeError(f"{what} ({said or type(e).__name__})") from None
-
-
-def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:
-    """`did you mean 'x'?`, or the choices themselves when nothing is near."""
-    choices = sorted({*map(str, choices)})
-    near = difflib.get_close_matches(str(word), choices, n=2, cutoff=0.6)
-    if near:
-        return "did you mean " + " or ".join(repr(n) for n in near) + "?"
-    shown = ", ".join(choices[:limit])
-    return f"choose from: {shown}" + (f", … ({len(choices)} in all)" if len(choices) > limit else "")
+    """A valid run that failed (for example with a NaN loss); exit status 1."""
 
 
 class Stopped(Exception):
-    """The run was stopped by a signal, after a checkpoint of its last step."""
+    """The run was stopped by a signal, after saving a checkpoint of its last step."""
 
-    def __init__(self, number: int, step: int):
-        self.number, self.step = number, step
+    def __init__(self, signal_number: int, step: int):
+        self.signal_number, self.step = signal_number, step
+
+
+def raise_faults(faults: list[str]) -> None:
+    """Raise one `UsageError` with all faults collected so far; do nothing if there are none."""
+    if faults:
+        raise UsageError(*dict.fromkeys(faults))
+
+
+@contextlib.contextmanager
+def as_usage_error(context: str, *exceptions: type[Exception]) -> Iterator[None]:
+    """Re-raise `exceptions` from the block as a one-line `UsageError`: `context`, then the exception's own message."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except exceptions as e:
+        reason = e.strerror.lower() if isinstance(e, OSError) and e.strerror else " ".join(str(e).split())[:300]
+        raise UsageError(f"{context} ({reason or type(e).__name__})") from None
+
+
+def suggest(word: str, choices: Iterable[str], limit: int = 12) -> str:
+    """Return `did you mean 'x'?`, or the list of choices when none is similar to `word`."""
+    choices = sorted({*map(str, choices)})
+    similar = difflib.get_close_matches(str(word), choices, n=2, cutoff=0.6)
+    if similar:
+        return "did you mean " + " or ".join(repr(s) for s in similar) + "?"
+    listed = ", ".join(choices[:limit])
+    return f"choose from: {listed}" + (f", … ({len(choices)} in all)" if len(choices) > limit else "")

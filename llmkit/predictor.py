@@ -1,8 +1,7 @@
-"""Inference from a folder alone: the model, its tokenizer, and the task that config and recipe.yaml tell of."""
-
-from __future__ import annotations
+"""Inference from a folder alone: the model, its tokenizer, and the task that recipe.yaml or config.json names."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,97 +9,134 @@ from typing import Any
 
 import numpy as np
 import transformers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from llmkit import generation
-from llmkit.console import quiet_transformers
-from llmkit.errors import RecipeError
-from llmkit.models import hub, loading, tokenizers
-from llmkit.parsing import read_yaml
-from llmkit.recipe import ModelConfig
-from llmkit.task import Task
-from llmkit.tasks import TASKS, CausalLM, find_task
+from llmkit import generation, hub
+from llmkit.errors import UsageError
+from llmkit.log import log_all_truncated, sum_truncated
+from llmkit.models import load as models
+from llmkit.models import tokenizers
+from llmkit.recipe import ModelConfig, read_yaml
+from llmkit.task import Json, Model, Row, Task, Tokenizer, is_causal
+from llmkit.tasks import TASKS, find_task, known_tasks
 from llmkit.training import hardware
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model ready to be asked. `model` and `tokenizer` are real Transformers objects."""
+    """A model for inference. `model` and `tokenizer` are Transformers' own objects."""
 
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: Model
+    tokenizer: Tokenizer
     task: Task
+    max_length: int
+    """Tokens per input of `predict` and `embed`: those that a run's metrics were measured with, else the model's limit."""
 
     def generate(self, prompts: Any, **options: Any) -> Any:
-        """Continue a prompt (str) or prompts (list), see `llmkit.generation.generate`."""
-        self._require_generation()
+        """Continue a prompt (str or messages) or a list of prompts, see `llmkit.generation.generate`."""
+        self.require_generation()
         return generation.generate(self.model, self.tokenizer, prompts, **options)
 
     def stream(self, prompt: Any, **options: Any) -> Iterator[str]:
-        """The continuation of one prompt, piece by piece."""
-        self._require_generation()
+        """Yield the continuation of one prompt piece by piece, see `llmkit.generation.stream`."""
+        self.require_generation()
         return (piece for _, piece in generation.stream(self.model, self.tokenizer, [prompt], **options))
 
     def predict(self, inputs: Any, batch_size: int = 32) -> Any:
-        """The task's answer for an input, or a list of them, in order, for a list."""
+        """Return the task's answer for one input (str or dict), or a list of answers, in order, for a list."""
         if isinstance(inputs, (str, dict)):
             return self.predict([inputs])[0]
         return list(self.predict_iter(inputs, batch_size))
 
-    def predict_iter(self, inputs: Sequence[Any], batch_size: int = 32) -> Iterator[dict[str, Any]]:
-        for i in range(0, len(inputs), batch_size):
-            yield from self.task.predict(self.model, self.tokenizer, inputs[i : i + batch_size])
+    def predict_iter(self, inputs: Sequence[Any], batch_size: int = 32) -> Iterator[Row]:
+        """Yield the answers for `inputs`, in order."""
+        truncated: Counter[tuple[str, int]] = Counter()
+        try:
+            for i in range(0, len(inputs), batch_size):
+                with sum_truncated(truncated):  # not across a yield: other predictions may run in between
+                    batch = inputs[i : i + batch_size]
+                    answers = self.task.predict(self.model, self.tokenizer, batch, self.max_length)
+                yield from answers
+        finally:
+            log_all_truncated(truncated)
 
-    def embed(self, texts: Any, batch_size: int = 32) -> np.ndarray:
-        """float32 vectors of length one: (width,) of a text, (texts, width) of a list. Raises RecipeError where the
-        task has none to give."""
+    def embed(self, texts: str | Sequence[str], batch_size: int = 32) -> np.ndarray:
+        """Return unit vectors in float32: (width,) for a text, (texts, width) for a list.
+
+        Raises UsageError if the task gives no embeddings.
+        """
+        require_embeddings(self.task)
         if isinstance(texts, str):
             return self.embed([texts])[0]
         if not texts:
             return self.embed([""])[:0]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding: texts of like length meet
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of similar length need little padding
         batches = [[texts[i] for i in order[at : at + batch_size]] for at in range(0, len(order), batch_size)]
-        found = np.concatenate([self.task.embed(self.model, self.tokenizer, batch) for batch in batches])
-        vectors = np.empty_like(found)
-        vectors[order] = found
+        embed = self.task.embed
+        truncated: Counter[tuple[str, int]] = Counter()
+        with sum_truncated(truncated):
+            out = np.concatenate([embed(self.model, self.tokenizer, batch, self.max_length) for batch in batches])
+        log_all_truncated(truncated)
+        vectors = np.empty_like(out)
+        vectors[order] = out
         return vectors
 
-    def _require_generation(self) -> None:
-        if not self.task.can_generate:
-            raise RecipeError(f"a {self.task.name} model does not generate; ask it with predict")
+    def require_generation(self) -> None:
+        """Raise UsageError if the model does not generate."""
+        if not is_causal(self.task):
+            raise UsageError(f"a {self.task.name} model does not generate; use predict")
 
 
-@quiet_transformers()
-def load(name: str, dtype: str = "auto", device: str | None = None) -> Predictor:
-    """A predictor from a run folder, any `from_pretrained` folder, .gguf file, hub id or bundled name.
+def require_embeddings(task: Task) -> None:
+    """Raise UsageError unless the task has `embed(model, tokenizer, texts, max_length)`, which is optional."""
+    if not hasattr(task, "embed"):
+        raise UsageError(f"a {task.name} model gives no embeddings; train one with llmkit train embed_sentences")
 
-    Weights are float32 on a CPU and as stored elsewhere, unless `dtype` says otherwise. Raises RecipeError.
+
+@models.quiet_transformers()
+def load(name: str | Path, dtype: str = "auto", device: str | None = None) -> Predictor:
+    """Return a predictor for a run folder, any `from_pretrained` folder, .gguf file, hub id or bundled name.
+
+    Weights are float32 on a CPU and as stored elsewhere, unless `dtype` says otherwise. Raises UsageError.
     """
     if not isinstance(name, (str, Path)):
-        raise RecipeError(f"llmkit.load: a {type(name).__name__}; give a folder or name")
+        raise UsageError(f"llmkit.load: got {type(name).__name__}; expected a folder or name")
     path = hub.find_model(str(name))
     task = task_of(path)
-    device = device or hardware.decide().device
+    device = device or hardware.detect().device
     dtype = "float32" if dtype == "auto" and device == "cpu" else dtype
-    tokenizer = tokenizers.load(str(name if not path.is_dir() else path))
-    task.ready_tokenizer(tokenizer)
-    model: Any = loading.load(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
-    return Predictor(model.to(device).eval(), tokenizer, task)
+    tokenizer = tokenizers.load_tokenizer(str(name if not path.is_dir() else path))
+    task.configure(tokenizer)
+    model = models.load_model(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
+    recipe, limit = recipe_of(path), models.max_positions(model.config, tokenizer)
+    length = evaluation_length(recipe, task, limit) if recipe else limit or task.default_max_length
+    return Predictor(model.to(device).eval(), tokenizer, task, length)  # type: ignore[arg-type]
+
+
+def recipe_of(path: Path) -> Json:
+    """Return the recipe.yaml of a run folder; empty for any other folder or file."""
+    file = path / "recipe.yaml"
+    return read_yaml(file) if file.is_file() else {}
+
+
+def evaluation_length(recipe: Row, task: Task, limit: int | None) -> int:
+    """Return the tokens per row that metrics are measured with: those of the run's own; `limit` is the model's."""
+    length = (recipe.get("data") or {}).get("max_length") or task.default_max_length
+    return min(limit or length, length)
 
 
 def task_of(path: Path) -> Task:
-    """What a folder's model does: recipe.yaml says it, or else the architecture in config.json."""
-    if (path / "recipe.yaml").exists():
-        knobs = read_yaml(path / "recipe.yaml")["task"]
-        cls = find_task(knobs.pop("name"), distrusted=path)
+    """Return the task of a folder: as recipe.yaml names it, or else by the architecture in config.json."""
+    if recipe := recipe_of(path):
+        options = dict(recipe["task"])
+        cls = find_task(options.pop("name"), untrusted=path)
         known = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in knobs.items() if k in known})
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items() if k in known})
     if path.suffix == ".gguf":
-        return CausalLM()
-    config = loading.read_config(str(path))
-    for cls in TASKS:
+        return find_task("causal-lm")()
+    config = models.read_config(str(path))
+    for cls in known_tasks():
         mapping = getattr(transformers, cls.auto_class)._model_mapping
         if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or []):
-            return cls().with_config(config).with_checkpoint(path)
-    named, tasks = ", ".join(config.architectures or ["no architecture"]), ", ".join(t.name for t in TASKS)
-    raise RecipeError(f"model {str(path)!r}: {named} in its config fits no task of llmkit ({tasks})")
+            return cls().with_checkpoint(path, config)
+    architectures = ", ".join(config.architectures or ["no architecture"])
+    raise UsageError(f"model {str(path)!r}: {architectures} in its config fits no task of llmkit ({', '.join(TASKS)})")

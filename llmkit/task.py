@@ -1,58 +1,74 @@
-"""The contract of a task: what one kind of problem adds to the way that all of them share.
+"""The contract of a task: what one kind of problem adds to the pipeline that all of them share.
 
-A task is a frozen dataclass. Its fields are its knobs (and what `fit` learned); its methods are asked in this order:
+A task is a frozen dataclass. Its dataclass fields are its options and what `fit` learned from the training rows; its
+class variables describe it; its methods are called in this order:
 
-    rows ──read_row──► fit ──► encode ──► (pack) ──► (annotate) ──► collate ──► loss
-                                                                           └──► predict_step ──► per_example ──► score
+    check ► read_row ► fit ► configure ► encode ► (pack) ► (precompute) ► collate ► loss, weight
+                                                                             └► predict_step ► example_stats ► score
     predict: raw inputs to answers, from a saved folder
 
-Only `encode`, `collate`, `score` and `predict` need be written; and `loss`, `weight`, `predict_step` and `per_example`
-where labels are not classes, one a token. Nothing here imports torch before it is used, so that a command line can name
-tasks without it; tokenizers and models are passed in and never kept. What is a class variable here may be a property of
-a task whose `fit` decides it (the metrics of a regression, say).
+A minimal task writes `name`, `columns`, `auto_class`, `metrics`, `encode`, `score` and `predict`: the defaults collate
+its columns, take the cross-entropy of its labels and count them. CONTRIBUTING.md shows two complete tasks.
+
+Shapes. `encode` sees at most 1,000 rows at a time and returns columns: `input_ids` holds a flat list of ids for each
+row of features, `row` the index (within these rows) it came from; for several sequences in one row, such as candidate
+answers, `input_ids` holds them one after the other and `lengths` the length of each. A batch holds tensors whose
+`input_ids` are 2-D: (sequences, longest). Both are checked, and an error names the task and the column.
+
+A class variable may be a property of a task whose `fit` decides it, such as the metrics of a regression. Tokenizers and
+models are passed in and never kept. Imports stay at the top of a task's file; `llmkit.tasks` loads it when it is named.
 """
 
-from __future__ import annotations
-
-import dataclasses
-import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from llmkit.errors import RecipeError
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from transformers import PretrainedConfig
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from llmkit.collate import IGNORED, Batch, Feature, default_collate
+from llmkit.errors import UsageError, raise_faults
+from llmkit.recipe import Recipe
+
+Json = dict[str, Any]
+"""JSON content by key."""
+Row = Mapping[str, Any]
+"""A raw row, a row as a task keeps it, an input of `predict`, or an answer: values by column."""
+Outputs = Any
+"""What a model returns: a ModelOutput, whose fields depend on its head."""
+Columns = dict[str, list[Any]]
+"""Features of several rows, by column."""
+Rows = Mapping[str, Sequence[Any]]
+"""Several rows, by column."""
+PREDICT_ROWS = 32
+"""Rows of features per forward pass of `predict_batches`, or the number of inputs if that is larger."""
+
+OLD_MEMBERS = {
+    **{old: f"is now {new}" for old, new in {
+        "aside": "non_model_columns", "asks": "predict_columns", "document": "split_group", "annotate": "precompute",
+        "per_example": "example_stats", "show": "format_prediction", "ready_tokenizer": "configure",
+        "ready_model": "configure", "with_config": "with_checkpoint", "after_training": "finish",
+        "model_kwargs": "config_fields", "packs": "language_modeling", "whole_documents": "language_modeling",
+        "check_rows": "part of fit, which is given the rows of all parts",
+        "nats": "the function llmkit.task.label_losses", "forward": "the function llmkit.task.model_outputs",
+        "steps": "the function llmkit.task.predict_batches", "replace": "dataclasses.replace",
+    }.items()},
+    **dict.fromkeys(("row_alone", "unused", "predicts_next", "annotations", "tokenizer_style", "can_generate", "writes",
+                     "say_label", "say_labels", "loading", "snippet"), "is gone; auto_class decides"),
+    "primary": "is gone; the first of metrics decides",
+}  # fmt: skip
+"""Members that the contract had under another name."""
 
 
-class _Late:
-    """A module that is imported when something of it is first used."""
-
-    def __init__(self, name: str):
-        self._name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(importlib.import_module(self._name), attribute)
-
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-    import torch.nn.functional as F
-    from datasets import Dataset
-    from transformers import PreTrainedModel as Model
-    from transformers import PreTrainedTokenizerBase as Tokenizer
-else:
-    np, torch, F = map(_Late, ("numpy", "torch", "torch.nn.functional"))
-    Dataset = Model = Tokenizer = Any
-
-Batch = dict[str, Any]
-TOGETHER = 32
-"""Rows of features that `predict` asks the model about at a time, or as many as it has inputs: a context has dozens."""
-
-
-def read_text(row: Mapping[str, Any], column: str) -> str:
-    """The text in a raw row's column. Raises ValueError where there is none."""
+def read_text(row: Row, column: str) -> str:
+    """Return the text in a column of a raw row. Raises ValueError if it is missing, empty or not text."""
     value = row.get(column)
     if not isinstance(value, str):
         raise ValueError(f"no {column!r}" if value is None else f"{column!r} is {type(value).__name__}, not text")
@@ -63,243 +79,258 @@ def read_text(row: Mapping[str, Any], column: str) -> str:
     return value
 
 
-def is_number(word: str) -> bool:
-    """Whether a word says a finite number."""
+def is_number(text: str) -> bool:
+    """Whether `text` is a finite number."""
     try:
-        return math.isfinite(float(word))
+        return math.isfinite(float(text))
     except ValueError:
         return False
 
 
-def valued(**kinds: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """What `baselines` gives, from `floor={name: value}` and `reference={name: value}`."""
-    return {name: {"value": v, "kind": kind} for kind, found in kinds.items() for name, v in found.items()}
+def baseline_values(**kinds: Mapping[str, float]) -> dict[str, Json]:
+    """The return value of `Task.baselines`, from `floor={name: value}` and `reference={name: value}`."""
+    return {name: {"value": v, "kind": kind} for kind, values in kinds.items() for name, v in values.items()}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of problem. See the module's docstring for who calls what."""
+    """Base class of all tasks. The module's docstring says in which order its methods are called."""
 
     name: ClassVar[str]
-    """What `--task` and recipe.yaml call it."""
+    """The name in `--task` and recipe.yaml."""
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Each column the task reads, with the usual names it is also found under. All are required, or `formats` say."""
+    """Each column that the task reads, with other names it is found under. All are required unless `formats` is set."""
     formats: ClassVar[tuple[tuple[str, ...], ...]] = ()
-    """Sets of columns of which one is enough, the first that is there deciding; empty: all `columns` are required."""
+    """Sets of columns, one of which a row must have; the first set that is complete decides."""
     auto_class: ClassVar[str]
-    """The Transformers Auto class, as a string."""
+    """Name of the Transformers Auto class, such as AutoModelForSequenceClassification."""
+    config_fields: ClassVar[Row] = {}
+    """Fields of the model's config that the task sets, such as num_labels."""
     metrics: ClassVar[tuple[str, ...]]
-    """The names that `score` gives; the first decides, unless `primary` is another."""
+    """Names of the metrics that `score` returns. The first one selects the best checkpoint."""
     higher_is_better: ClassVar[bool] = True
-    packs: ClassVar[bool] = False
-    """Whether several documents share one row of features unless `data.packing` says otherwise."""
-    whole_documents: ClassVar[bool] = False
-    """Whether a .txt file is a document to this task (a language model's view)."""
-    document: ClassVar[str | None] = None
-    """A column whose equal values stay on one side of a split (the context that several questions share)."""
-    asks: ClassVar[tuple[str, ...]] = ("text",)
-    """The columns that a question to `predict` consists of; of one column, an input is its text alone."""
-    row_alone: ClassVar[bool] = True
-    """Whether what a row costs is its own affair; not where the batch gives the negatives."""
-    unused: ClassVar[tuple[str, ...]] = ()
-    """Modules that a model may have and the loss never reaches (an encoder's pooler): they are frozen."""
-    aside: ClassVar[tuple[str, ...]] = ("labels",)
-    """What of a batch the model is not given."""
-    predicts_next: ClassVar[bool] = False
-    """Whether the logits at a token are for the label of the next one."""
-    annotations: ClassVar[tuple[str, ...]] = ()
-    """Columns of features that `annotate` adds, once, from the model as it is before training. They may depend on no
-    knob: what is kept on disk serves every value of them."""
-    tokenizer_style: ClassVar[str] = "bert"
-    """Special tokens of a tokenizer that is trained for the task: bert, gpt2 or t5."""
-    can_generate: ClassVar[bool] = False
-    writes: ClassVar[bool] = False
-    """Whether labels are the tokens of another text than `input_ids`: what the model writes when it has read those."""
+    """Whether a larger value of the first metric is better."""
+    language_modeling: ClassVar[bool] = False
+    """Whether rows are running text: packed by default, and a single document is cut to make a validation part."""
+    split_group: ClassVar[str | None] = None
+    """Column whose equal values stay in one part of a split, such as the context of several questions."""
+    predict_columns: ClassVar[tuple[str, ...]] = ("text",)
+    """Columns of an input of `predict`. With a single column an input is its value alone."""
+    non_model_columns: ClassVar[tuple[str, ...]] = ("labels",)
+    """Keys of a batch that are not passed to the model."""
     default_max_length: ClassVar[int] = 512
+    """Tokens per row where neither the recipe nor the model says less."""
 
-    @property
-    def primary(self) -> str:
-        """The metric that decides."""
-        return self.metrics[0]
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        old = [f"task {cls.__module__}:{cls.__name__}: {n} {OLD_MEMBERS[n]}" for n in vars(cls) if n in OLD_MEMBERS]
+        raise_faults(old)
 
-    @classmethod
-    def name_in_recipe(cls) -> str:
-        """llmkit's own name for it, or `module:Class` for a task from elsewhere."""
-        return cls.name if cls.__module__.startswith("llmkit.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
+    def __getattr__(self, name: str) -> Any:
+        hint = f"; it {OLD_MEMBERS[name]}" if name in OLD_MEMBERS else ""
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any] | list[dict[str, Any] | ValueError]:
-        """The raw row as this task keeps it: `columns`, of one type each; a list where a raw row holds several (the
-        questions of an article), a bad one of them as the ValueError that says why. Raises ValueError."""
-        return {column: read_text(row, column) for column in self.columns}
+    # -- before data is read
 
-    def asked(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns `asks` of a raw row or typed JSON object. Raises ValueError for one that is missing."""
-        found = {c: next((row[n] for n in (c, *self.columns[c]) if row.get(n) is not None), None) for c in self.asks}
-        if missing := [c for c, value in found.items() if value is None]:
-            raise ValueError(f"no {' and no '.join(missing)}; {self.name} asks for {', '.join(self.asks)}")
-        return found
-
-    def read_question(self, row: Mapping[str, Any]) -> list[Any]:
-        """What a raw row asks of `predict`: mappings of `asks`, or texts where it asks for one column; several where a
-        raw row holds several. Raises ValueError that says what is wrong."""
-        found = self.asked(row)
-        for column, value in found.items():
-            if not isinstance(value, str):
-                raise ValueError(f"no text in {column!r} but {type(value).__name__}")
-            if len(found) > 1 and not value.strip():
-                raise ValueError(f"empty {column!r}")
-        return [found if len(found) > 1 else next(iter(found.values()))]
-
-    def check_rows(self, rows: Dataset, part: str) -> list[str]:
-        """Faults of a part's rows that only the fitted task can see (labels that training never saw)."""
+    def check(self, recipe: Recipe) -> list[str]:
+        """Return one line for each invalid option, before any data is read."""
         return []
 
-    def fit(self, rows: Dataset) -> Self:
-        """A task that knows what the training rows teach (labels, format). `rows` hold `columns`."""
+    # -- rows
+
+    def read_row(self, row: Row) -> Row | Sequence[Row | ValueError]:
+        """Return a raw row as this task keeps it: a value of one type for each column.
+
+        A raw row that holds several rows (the questions of an article) becomes a list; a ValueError in the list marks
+        an invalid one. Raises ValueError with the reason if the row is invalid.
+        """
+        return {column: read_text(row, column) for column in self.columns}
+
+    def read_question(self, row: Row) -> list[Any]:
+        """Return the inputs of `predict` in a raw row, with columns resolved as for `read_row`.
+
+        An input is a mapping of `predict_columns`, or the value alone if there is only one. Raises ValueError.
+        """
+        values = predict_values(self, row)
+        for column, value in values.items():
+            if not isinstance(value, str):
+                raise ValueError(f"no text in {column!r} but {type(value).__name__}")
+            if len(values) > 1 and not value.strip():
+                raise ValueError(f"empty {column!r}")
+        return [values if len(values) > 1 else next(iter(values.values()))]
+
+    def fit(self, rows: Mapping[str, Dataset]) -> Self:
+        """Return a copy with what `rows["train"]` teaches (labels, format), and check the other parts against it.
+
+        `rows` is keyed by part (train, validation, test). Without a train part a fitted task only checks: this is how
+        new data is evaluated. Raises UsageError with a line for each fault.
+        """
         return self
 
     def texts(self, rows: Dataset) -> Iterator[str]:
-        """What a tokenizer for these rows is trained on."""
+        """Yield the texts that a new tokenizer is trained on."""
         return (row[next(iter(self.columns))] for row in rows)
 
-    def ready_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Give the tokenizer what the fitted task needs of it (a chat template); it is saved with the model."""
+    # -- tokenizer and model
 
-    def ready_model(self, model: Model, tokenizer: Tokenizer) -> None:
-        """Set a loaded model up for the task (how it generates), wherever one is loaded, to train or to be asked."""
+    def with_checkpoint(self, folder: Path, config: PretrainedConfig | None) -> Self:
+        """Return a copy with what a pretrained folder says beside its weights (pooling, labels).
 
-    def with_config(self, config: Any) -> Self:
-        """A task that knows what a checkpoint trained elsewhere says of itself (its labels)."""
+        `config` is the model's config when the folder itself is used for prediction, and None when training starts
+        from it (its labels are then not those of the data). Raises UsageError if the task cannot use the folder.
+        """
         return self
 
-    def with_checkpoint(self, folder: Path) -> Self:
-        """A task that knows what the pretrained folder it starts from, or is asked in, says beside its config (how an
-        encoder's tokens are pooled). Raises RecipeError for what the task cannot do."""
-        return self
+    def configure(self, tokenizer: Tokenizer, model: Model | None = None) -> None:
+        """Set the tokenizer, and the model once it is loaded, up for the task (chat template, generation config)."""
 
-    def model_kwargs(self) -> dict[str, Any]:
-        """Config fields the model must be built with (labels, say)."""
-        return {}
+    # -- features and batches
 
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Tokenizer, max_length: int) -> dict[str, list[Any]]:
-        """Features of a batch of rows, as columns. `row` gives the index within the batch that each came from; their
-        number may differ from the rows'. `truncated` (bool), if given, is counted and dropped."""
+    def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
+        """Return the features of at most 1,000 rows as columns; their number may differ from that of the rows.
+
+        `input_ids`: a flat list of at most `max_length` ids for each row of features (of each sequence, with
+        `lengths`). `row`: the index of the row it came from. `truncated` (bool), if present, is counted and dropped.
+        """
         raise NotImplementedError
 
-    def annotate(self, model: Model, batch: Batch) -> dict[str, list[Any]]:
-        """`annotations` of a batch's rows. Runs without gradients, once; kept on disk under a key of the weights."""
+    def precompute(self, model: Model, batch: Batch) -> Columns:
+        """Return feature columns computed by the untrained model, such as reference log-probabilities.
+
+        Runs once, without gradients; the result is cached under the weights, so it must not depend on task options.
+        """
         raise NotImplementedError
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: Tokenizer, layout: str) -> Batch:
-        """A batch of tensors from features, which carry `row` and `epoch` (the only randomness a batch may have
-        comes from these). `layout` says how packed documents are kept apart, see `data.collation`."""
-        raise NotImplementedError
+    def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
+        """Return a batch of tensors. A feature's `row` and `epoch` are the only source of randomness allowed here.
 
-    def forward(self, model: Model, batch: Batch) -> Any:
-        """The model's outputs."""
-        return model(**{k: v for k, v in batch.items() if k not in self.aside})
+        `layout` says how packed documents are separated, see `llmkit.collate`. By default pads `input_ids` and
+        `labels`: lists of one label per token, or one label per row.
+        """
+        return default_collate(features, tokenizer.pad_token_id, layout, is_causal(self))
 
-    def nats(self, model: Model, batch: Batch, label_smoothing: float = 0.0) -> tuple[Any, torch.Tensor]:
-        """The model's outputs, and what each token's label costs: (rows, longest), 0 where there is none, in fp32."""
-        outputs, labels = self.forward(model, batch), batch["labels"]
-        logits = outputs.logits
-        if self.predicts_next:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        each = F.cross_entropy(
-            logits.float().flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=label_smoothing
-        )
-        return outputs, each.view_as(labels)
+    # -- training
 
-    def loss(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """The loss as a sum over what `weight` counts, in fp32, and the model's outputs."""
-        outputs, nats = self.nats(model, batch, getattr(self, "label_smoothing", 0.0))
-        return nats.sum(), outputs
+    def loss(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        """Return the loss in fp32 as a sum over what `weight` counts, and the model's outputs.
+
+        By default the cross-entropy of the labels, per token (2-D) or per row (1-D).
+        """
+        losses, outputs = label_losses(self, model, batch, getattr(self, "label_smoothing", 0.0))
+        return losses.sum(), outputs
 
     def weight(self, batch: Batch) -> torch.Tensor:
-        """How many tokens or examples `loss` sums over; the Trainer divides once, by the global sum."""
-        return (batch["labels"] != -100).sum()
+        """Return the number of tokens or examples that `loss` sums over; the Trainer divides by the global sum once."""
+        return (batch["labels"] != IGNORED).sum()
+
+    def finish(self, model: Model, folder: Path | None, stats: Callable[[], np.ndarray]) -> None:
+        """Adjust the trained model, before the final evaluation and before it is saved (temperature scaling).
+
+        `stats` computes `example_stats` of the validation part. `folder` takes files that other libraries look for
+        beside the model; it is None on all ranks but the first.
+        """
+
+    # -- evaluation
 
     def predict_step(self, model: Model, batch: Batch) -> torch.Tensor:
-        """What `per_example` needs of each row, as small as can be: (rows, …), padded with -100 where widths differ.
-        Runs without gradients. Here `[nats, tokens]`."""
-        _, nats = self.nats(model, batch)
-        return torch.stack([nats.sum(-1), (batch["labels"] != -100).sum(-1)], dim=-1)
+        """Return what `example_stats` needs of each row, as small as possible: (rows, ...), padded with -100.
 
-    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Tokenizer) -> np.ndarray:
-        """The few numbers of each example that `score` is made of (its answer and the truth, or its counts): (examples,
-        numbers), from every row's `predict_step` in the order of `features`; `rows` are the raw ones."""
+        Runs without gradients. By default `[summed loss, number of labels]` where labels are per token, and
+        `[loss, 1 if the largest logit is that of the label]` where they are per row.
+        """
+        losses, outputs = label_losses(self, model, batch)
+        labels = batch["labels"]
+        if labels.dim() == 1:
+            return torch.stack([losses, outputs.logits.argmax(-1) == labels], -1)
+        return torch.stack([losses.sum(-1), (labels != IGNORED).sum(-1)], -1)
+
+    def example_stats(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Tokenizer) -> np.ndarray:
+        """Return the few numbers of each example that `score` needs: (examples, numbers).
+
+        `outputs` holds `predict_step` of every row of `features`, in order; `rows` are the rows they came from.
+        """
         return outputs
 
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        """Metrics of any choice of examples: of all, and of each bootstrap sample."""
+    def score(self, stats: np.ndarray) -> dict[str, float]:
+        """Return the metrics of any sample of examples: of all of them, and of each bootstrap sample."""
         raise NotImplementedError
 
-    def details(self, examples: np.ndarray) -> dict[str, Any]:
-        """What stands beside the metrics in metrics.json (a report by class), as JSON."""
+    def details(self, stats: np.ndarray) -> Json:
+        """Return what metrics.json holds beside the metrics, as JSON (a report by class)."""
         return {}
-
-    def say_label(self, label: int, token: int, tokenizer: Tokenizer) -> str:
-        """What `preview` writes behind a token whose label this is; empty where the token says it."""
-        return "" if label == token else str(tokenizer.decode([label]))
-
-    def say_labels(self, labels: torch.Tensor, ids: Sequence[int], tokenizer: Tokenizer) -> str:
-        """What `preview` writes of a row's labels where they are not one a token; `ids` are the row's tokens."""
-        value, names = labels.item() if labels.numel() == 1 else labels.tolist(), getattr(self, "labels", ())
-        if names and isinstance(value, list):
-            return ", ".join(n for n, on in zip(names, value, strict=True) if on) or "none"
-        return f"{names[value]} ({value})" if names and isinstance(value, int) else str(value)
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        """`{name: {"value": v, "kind": "floor" | "reference"}}` of the primary metric, from encoded features."""
+        """Return `{name: {"value": v, "kind": "floor" | "reference"}}` for the first metric.
+
+        `train` and `evaluation` are features, `rows` the rows of the same two parts; `references` asks for the slower
+        reference baselines too.
+        """
         return {}
 
-    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Answers for raw inputs, in order."""
-        raise RecipeError(f"a {self.name} model does not predict; ask it with generate")
+    # -- prediction
 
-    def steps(
-        self, model: Model, tokenizer: Tokenizer, rows: Mapping[str, Sequence[Any]], length: int
-    ) -> tuple[list[dict[str, Any]], list[np.ndarray], int]:
-        """For `predict`: features of inputs as rows without truths, the `predict_step` of each, and how many inputs
-        were truncated."""
-        columns = self.encode(rows, tokenizer, length)
-        truncated = sum(columns.pop("truncated", []))
-        features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        found: list[np.ndarray] = []
-        size = max(TOGETHER, *map(len, rows.values()))
-        for at in range(0, len(features), size):
-            batch = self.collate(features[at : at + size], tokenizer, "padded")
-            with torch.no_grad():
-                step = self.predict_step(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
-            found += [*step.float().cpu().numpy()]
-        return features, found, truncated
+    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[Any], max_length: int) -> list[Row]:
+        """Return one answer for each input, in order. Inputs longer than `max_length` tokens are cut."""
+        raise UsageError(f"a {self.name} model does not predict; use generate")
 
-    def embed(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str]) -> np.ndarray:
-        """float32 vectors of length one, in order: (texts, width)."""
-        raise RecipeError(f"a {self.name} model gives no embeddings; train one with llmkit train embed_sentences")
-
-    def after_training(self, model: Model, examples: Callable[[], np.ndarray]) -> None:
-        """Mend the trained model by what it answers on the validation part (its temperature); before the final
-        figures are taken and the folder is saved. `examples` are `per_example`'s."""
-
-    def finish(self, folder: Path) -> None:
-        """Add to the saved folder what other libraries look for in it."""
-
-    def show(self, answer: Mapping[str, Any], given: Any) -> str:
-        """An answer as one line for people."""
+    def format_prediction(self, answer: Row, given: object) -> str:
+        """Return an answer as one line of text."""
         return f"{answer}"
 
-    def loading(self, folder: str) -> str:
-        """How a snippet begins that has no pipeline."""
-        return (
-            f"from transformers import {self.auto_class}, AutoTokenizer\n\n"
-            f"tokenizer = AutoTokenizer.from_pretrained({folder!r})\n"
-            f"model = {self.auto_class}.from_pretrained({folder!r})\n"
-        )
 
-    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        """Code for the model card that uses the saved folder without llmkit, on a training row; empty if none can."""
-        return ""
+def predict_values(task: Task, row: Row) -> Json:
+    """Return the `predict_columns` of a row. Raises ValueError if one is missing."""
+    if missing := [column for column in task.predict_columns if row.get(column) is None]:
+        raise ValueError(f"no {' and no '.join(missing)}; {task.name} reads {', '.join(task.predict_columns)}")
+    return {column: row[column] for column in task.predict_columns}
 
-    def replace(self, **knobs: Any) -> Self:
-        return dataclasses.replace(self, **knobs)
+
+def is_causal(task: Task) -> bool:
+    """Whether the task's model predicts the next token, and can therefore generate."""
+    return task.auto_class == "AutoModelForCausalLM"
+
+
+def model_outputs(task: Task, model: Model, batch: Batch) -> Outputs:
+    """Call the model with the batch, without the task's `non_model_columns`."""
+    return model(**{name: tensor for name, tensor in batch.items() if name not in task.non_model_columns})
+
+
+def token_losses(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of each label in fp32, in the shape of `labels`, 0 where the label is -100.
+
+    logits: (rows, length, classes) or (rows, classes); labels: (rows, length) or (rows,).
+    """
+    logits, flat = logits.float().flatten(0, -2), labels.flatten()
+    return F.cross_entropy(logits, flat, reduction="none", label_smoothing=label_smoothing).view_as(labels)
+
+
+def label_losses(task: Task, model: Model, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, Outputs]:
+    """Cross-entropy of each label, (rows, length) or (rows,), and the model's outputs.
+
+    The logits of a causal model predict the label of the next position: the length is then one less.
+    """
+    outputs, labels = model_outputs(task, model, batch), batch["labels"]
+    logits = outputs.logits
+    if is_causal(task):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return token_losses(logits, labels, label_smoothing), outputs
+
+
+def predict_batches(
+    task: Task, model: Model, tokenizer: Tokenizer, rows: Rows, max_length: int
+) -> tuple[list[Json], list[np.ndarray], int]:
+    """Encode, collate and run inputs of `Task.predict`, given as rows without labels.
+
+    Returns their features, `predict_step` of each, and the number of inputs that were truncated.
+    """
+    columns = task.encode(rows, tokenizer, max_length)
+    truncated = sum(columns.pop("truncated", []))
+    features = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    outputs: list[np.ndarray] = []
+    size = max(PREDICT_ROWS, *map(len, rows.values()))
+    for start in range(0, len(features), size):
+        batch = task.collate(features[start : start + size], tokenizer, "padded")
+        with torch.no_grad():
+            step = task.predict_step(model, {name: tensor.to(model.device) for name, tensor in batch.items()})
+        outputs += [*step.float().cpu().numpy()]
+    return features, outputs, truncated

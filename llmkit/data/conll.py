@@ -1,21 +1,25 @@
-"""CoNLL files as they come: a word a line, its columns parted by tabs or spaces, an empty line between sentences."""
+"""CoNLL files: one word per line, columns separated by tabs or spaces, an empty line between sentences."""
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from statistics import mode
 from typing import Any
 
-from llmkit.console import plural
-from llmkit.data.tagging import OUTSIDE
+from llmkit.data.spans import OUTSIDE
+from llmkit.log import plural
+from llmkit.task import Json
 
 EMPTY = ("_", "")
-NAMED = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "heads": 6}
-"""Columns of CoNLL-U that are read, by their place."""
+CONLLU_COLUMNS = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "heads": 6}
+"""Columns of CoNLL-U that are read, with their index."""
 
 
 def blocks(lines: Iterable[str], blank: str | None = None) -> Iterator[list[tuple[int, str]]]:
-    """The numbered lines of each block. Empty lines part blocks, and those of nothing but `blank` (white space)."""
+    """Yield the numbered lines of each block; blocks are separated by lines that hold only `blank` characters.
+
+    By default these are all white space.
+    """
     numbered = ((i, line.rstrip("\r\n")) for i, line in enumerate(lines, 1))
     for filled, group in itertools.groupby(numbered, key=lambda pair: bool(pair[1].strip(blank))):
         if filled:
@@ -23,83 +27,92 @@ def blocks(lines: Iterable[str], blank: str | None = None) -> Iterator[list[tupl
 
 
 def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """`{tokens, tags}` of each sentence: the first column and the last; those between are `column 2`, `column 3` ….
+    """Yield `(file and line, {tokens, tags})` of each sentence: the first and the last column.
 
-    `#` may be a word. A line that begins with it is a comment only before a sentence, with other columns than it.
-    Raises nothing: a sentence with a bad line is a ValueError in its place.
+    Columns between them are `column 2`, `column 3`, and so on. A line that begins with `#` is a comment only before a
+    sentence, if it has another number of columns. A sentence with an invalid line is yielded as a ValueError.
     """
     width = None
-    for sentence in blocks(lines, "\t "):
-        rows = [(number, line, re.split("\t" if "\t" in line else " +", line.strip(" "))) for number, line in sentence]
+    for block in blocks(lines, "\t "):
+        rows = [(number, line, re.split("\t" if "\t" in line else " +", line.strip(" "))) for number, line in block]
         width = width or mode(len(cells) for _, _, cells in [r for r in rows if r[1][0] != "#"] or rows)
         while rows and rows[0][1].startswith("#") and len(rows[0][2]) != width:
             rows.pop(0)
         if not rows or rows[0][1].startswith("-DOCSTART-"):
             continue
-        bad = next(((n, line, cells) for n, line, cells in rows if len(cells) != width or "" in cells), None)
-        if bad or width < 2:
-            number, line, cells = bad or rows[0]
-            have = "an empty column" if "" in cells else plural(len(cells), "column")
-            wanted = f"the first sentence has {width}" if width > 1 else "a word and its tag are two"
-            yield f"{name} line {number}", ValueError(f"{have} in {line[:40]!r}, {wanted}")
+        invalid = [row for row in rows if len(row[2]) != width or "" in row[2]]
+        if invalid or width < 2:
+            number, line, cells = (invalid or rows)[0]
+            actual = "an empty column" if "" in cells else plural(len(cells), "column")
+            expected = f"the first sentence has {width}" if width > 1 else "expected a word and its tag"
+            yield f"{name} line {number}", ValueError(f"{actual} in {line[:40]!r}, {expected}")
             continue
-        columns = list(zip(*(cells for _, _, cells in rows), strict=True))
-        between = {f"column {i}": list(column) for i, column in enumerate(columns[1:-1], 2)}
-        yield f"{name} line {rows[0][0]}", {"tokens": list(columns[0]), "tags": list(columns[-1]), **between}
+        tokens, *between, tags = (list(column) for column in zip(*(cells for _, _, cells in rows), strict=True))
+        others = {f"column {i}": column for i, column in enumerate(between, 2)}
+        yield f"{name} line {rows[0][0]}", {"tokens": tokens, "tags": tags, **others}
 
 
 def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """`{tokens, lemmas, upos, xpos, heads, frames, head_frames}` of each sentence of CoNLL-U (syntactic words alone: no
-    comments, ranges such as 1-2 or empty nodes such as 8.1).
+    """Yield `(file and line, {tokens, lemmas, upos, xpos, heads, frames, head_frames})` of each CoNLL-U sentence.
 
-    Files with predicates in column 11 and a column of roles for each after it (Universal Propositions) mark the head of
-    an argument: `head_frames` is a list of `{predicate, tags}` just so, `frames` the same with each role on the phrase
-    below that head. A sentence with a bad line is a ValueError in its place.
+    Only syntactic words are read: no comments, ranges such as 1-2, or empty nodes such as 8.1.
+
+    Universal Propositions mark predicates in column 11, and roles on the head of each argument in one more column per
+    predicate. `head_frames` holds these as `{predicate, tags}`; `frames` holds the same with each role on the whole
+    phrase below that head. A sentence with an invalid line is yielded as a ValueError.
     """
-    for sentence in blocks(lines, "\t "):
-        rows = [(n, line.split("\t")) for n, line in sentence if not line.startswith("#")]
-        bad = next(((n, c) for n, c in rows if len(c) < 10 or not re.fullmatch(r"\d+([-.]\d+)?", c[0])), None)
-        if bad:
-            line, cells = bad
-            short = f"{len(cells)} columns, CoNLL-U has 10 and more" if len(cells) < 10 else ""
-            yield f"{name} line {line}", ValueError(short or f"no word has the id {cells[0]!r}")
-            continue
-        rows = [(n, cells) for n, cells in rows if cells[0].isdigit()]
-        if not rows:
-            continue
-        where = f"{name} line {rows[0][0]}"
-        try:
-            row = {k: [cells[at] for _, cells in rows] for k, at in NAMED.items()}
-            row["heads"] = [int(h) - 1 if h.isdigit() else -1 for h in row["heads"]]
-            if max(row["heads"]) >= len(rows):
-                raise ValueError(
-                    f"word {max(row['heads']) + 1} is a head, in a sentence of {plural(len(rows), 'word')}"
-                )
-            row["head_frames"] = _frames([cells for _, cells in rows])
-            row["frames"] = [{**f, "tags": _phrases(row["heads"], **f)} for f in row["head_frames"]]
-            yield where, row
-        except ValueError as e:
-            yield where, e
+    for block in blocks(lines, "\t "):
+        rows = [(number, line.split("\t")) for number, line in block if not line.startswith("#")]
+        fault = next(((number, fault) for number, cells in rows if (fault := _fault(cells))), None)
+        words = [(number, cells) for number, cells in rows if cells[0].isdigit()]
+        if fault:
+            yield f"{name} line {fault[0]}", ValueError(fault[1])
+        elif words:
+            where = f"{name} line {words[0][0]}"
+            try:
+                yield where, _read_words([cells for _, cells in words])
+            except ValueError as e:
+                yield where, e
 
 
-def _frames(rows: list[list[str]]) -> list[Mapping[str, Any]]:
-    """The predicates of a sentence in order, and the roles in the column of each."""
-    predicates = [i for i, cells in enumerate(rows) if len(cells) > 10 and cells[10] not in EMPTY]
-    roles = itertools.zip_longest(*(cells[11:] for cells in rows), fillvalue="_")
-    columns = [["O" if tag in EMPTY else tag for tag in column] for column in roles]
-    while len(columns) > len(predicates) and set(columns[-1]) == {"O"}:
-        columns.pop()  # a sentence without predicates may still end in an empty column
-    if len(columns) != len(predicates):
-        raise ValueError(f"{len(predicates)} predicates and {len(columns)} columns of roles")
-    return [{"predicate": p, "tags": tags} for p, tags in zip(predicates, columns, strict=True)]
+def _fault(cells: list[str]) -> str:
+    """Say what is wrong with a line of CoNLL-U; empty if nothing is."""
+    if len(cells) < 10:
+        return f"{plural(len(cells), 'column')}, but CoNLL-U has at least 10"
+    return "" if re.fullmatch(r"\d+([-.]\d+)?", cells[0]) else f"{cells[0]!r} is not the id of a word"
+
+
+def _read_words(words: list[list[str]]) -> Json:
+    """The row of a CoNLL-U sentence. Raises ValueError for a head outside it."""
+    row: Json = {column: [cells[i] for cells in words] for column, i in CONLLU_COLUMNS.items()}
+    row["heads"] = [int(head) - 1 if head.isdigit() else -1 for head in row["heads"]]
+    if (last := max(row["heads"])) >= len(words):
+        raise ValueError(f"word {last + 1} is a head, in a sentence of {plural(len(words), 'word')}")
+    row["head_frames"] = _frames(words)
+    row["frames"] = [{**frame, "tags": _phrases(row["heads"], **frame)} for frame in row["head_frames"]]
+    return row
+
+
+def _frames(words: list[list[str]]) -> list[Json]:
+    """The predicates of a sentence in order, with the tags in the column of each."""
+    predicates = [i for i, cells in enumerate(words) if len(cells) > 10 and cells[10] not in EMPTY]
+    columns = itertools.zip_longest(*(cells[11:] for cells in words), fillvalue="_")
+    roles = [["O" if tag in EMPTY else tag for tag in column] for column in columns]
+    while len(roles) > len(predicates) and set(roles[-1]) == {"O"}:
+        roles.pop()  # a sentence without predicates may still end in an empty column
+    if len(roles) != len(predicates):
+        raise ValueError(f"{plural(len(predicates), 'predicate')}, but {plural(len(roles), 'column')} of roles")
+    return [{"predicate": predicate, "tags": tags} for predicate, tags in zip(predicates, roles, strict=True)]
 
 
 def _phrases(heads: list[int], predicate: int, tags: list[str]) -> list[str]:
-    """`tags` in IOB2, each role spread from its word over the unbroken stretch of words that hang from it, and not from
-    another role or the predicate first."""
+    """Return `tags` in IOB2, each role on the unbroken run of words below its head in the tree.
+
+    Words below another role's head, or below the predicate, are not part of it.
+    """
 
     def owner(word: int) -> int | None:
-        for _ in heads:  # a broken tree may turn in circles
+        for _ in heads:  # an invalid tree may hold a cycle
             if word < 0 or word == predicate:
                 return None
             if tags[word] not in OUTSIDE:
@@ -107,9 +120,9 @@ def _phrases(heads: list[int], predicate: int, tags: list[str]) -> list[str]:
             word = heads[word]
         return None
 
-    spread = list(tags)
+    out = list(tags)
     for word, group in itertools.groupby(range(len(heads)), key=owner):
-        stretch = list(group)
-        if word in stretch:
-            spread[stretch[0] : stretch[-1] + 1] = [f"B-{tags[word]}", *[f"I-{tags[word]}"] * (len(stretch) - 1)]
-    return spread
+        run = list(group)
+        if word in run:
+            out[run[0] : run[-1] + 1] = [f"B-{tags[word]}", *[f"I-{tags[word]}"] * (len(run) - 1)]
+    return out

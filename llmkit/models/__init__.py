@@ -1,7 +1,4 @@
-"""Models and tokenizers: real Transformers objects, by name, from scratch, with an adapter.
-
-Importing this makes `lstm`, llmkit's own architecture, known to Transformers' Auto classes.
-"""
+"""Models and tokenizers as Transformers objects. Importing this registers `lstm` with Transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModelForCausalLM
 

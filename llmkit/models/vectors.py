@@ -1,42 +1,46 @@
-"""Word vectors of GloVe or word2vec, in their text format, as a model's first embeddings."""
+"""Word vectors of GloVe or word2vec, in their text formats, as the first embeddings of a new model."""
 
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from llmkit.console import say
 from llmkit.data.sources import open_text
-from llmkit.errors import RecipeError
+from llmkit.errors import UsageError
+from llmkit.log import log
+from llmkit.task import Tokenizer
 
 
 def width(file: str) -> int:
-    """How many numbers each vector of the file has. Raises RecipeError where it is no file of word vectors."""
-    for _, numbers in _read(file):
-        return len(numbers)
-    raise RecipeError(f"model.vectors: {file} is empty")
+    """Return the number of dimensions of the vectors in a file. Raises UsageError if it holds none."""
+    for _, vector in _read(file):
+        return len(vector)
+    raise UsageError(f"model.vectors: {file} is empty")
 
 
-def fill(embeddings: Any, tokenizer: PreTrainedTokenizerBase, file: str) -> None:
-    """Write the file's vectors into those rows of `embeddings` (entries, width) whose word it has, as spelled or else
-    in small letters, and say how many. The other rows stay. Raises RecipeError where it has none."""
+def fill_embeddings(embeddings: torch.Tensor, tokenizer: Tokenizer, file: str) -> None:
+    """Write the vectors of a file into `embeddings` (entries, width), for tokens that are one of its words.
+
+    A word is looked up as spelled, then in lower case. Other rows stay as they are. Raises UsageError if the file has
+    no word of the tokenizer.
+    """
     special = set(tokenizer.all_special_ids)
     words = {i: w for i in range(len(tokenizer)) if i not in special and (w := tokenizer.decode([i]).strip())}
     known = dict(_read(file, {*words.values(), *(w.lower() for w in words.values())}))
-    rows = {i: numbers for i, w in words.items() if (numbers := known.get(w) or known.get(w.lower()))}
+    rows = {i: vector for i, w in words.items() if (vector := known.get(w) or known.get(w.lower()))}
     if not rows:
-        raise RecipeError(f"model.vectors: {file} has none of the tokenizer's {len(words):,} words")
+        raise UsageError(f"model.vectors: {file} has none of the tokenizer's {len(words):,} words")
     with torch.no_grad():
         embeddings[list(rows)] = torch.tensor(list(rows.values())).to(embeddings)
     share = f"{len(rows):,} of the tokenizer's {len(words):,} words ({len(rows) / len(words):.0%})"
-    say(f"vectors: {Path(file).name} has {share}; the others begin at random", "decided")
+    log(f"vectors: {Path(file).name} has {share}; the others start at random", "config")
 
 
-def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str, list[float]]]:
-    """Each word that is wanted, and its numbers. A first line of two whole numbers is word2vec's count and width; a
-    word may hold spaces (some of GloVe's 840B do)."""
+def _read(file: str, words: Container[str] | None = None) -> Iterator[tuple[str, list[float]]]:
+    """Yield the words of a file with their vectors; only those in `words`, if given.
+
+    A first line of two whole numbers is word2vec's count and width. A word may hold spaces, as in GloVe 840B.
+    """
     size = 0
     try:
         with open_text(Path(file)) as lines:
@@ -50,12 +54,12 @@ def _read(file: str, wanted: Container[str] | None = None) -> Iterator[tuple[str
                 try:
                     if not word or size < 2:
                         raise ValueError
-                    if wanted is None or word in wanted:
+                    if words is None or word in words:
                         yield word, [float(n) for n in parts[-size:]]
                 except ValueError:
                     expected = "a word and its numbers" if size < 2 else f"a word and {size} numbers"
-                    raise RecipeError(f"model.vectors: {file} line {number} is not {expected}") from None
+                    raise UsageError(f"model.vectors: {file} line {number} is not {expected}") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"model.vectors: {file} is no text; of word2vec's formats the text one is read") from None
+        raise UsageError(f"model.vectors: {file} is not text; convert word2vec's binary format to text") from None
     except OSError as e:
-        raise RecipeError(f"model.vectors: {file}: {(e.strerror or str(e)).lower()}") from None
+        raise UsageError(f"model.vectors: {file}: {(e.strerror or str(e)).lower()}") from None

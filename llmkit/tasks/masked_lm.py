@@ -1,112 +1,104 @@
-"""Masked language modelling: predict the tokens that were hidden (BERT, ModernBERT …)."""
-
-from __future__ import annotations
+"""Masked language modeling: predict the tokens that are masked (BERT, ModernBERT, ...)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Dataset, Task, np, torch, valued
+import numpy as np
+import torch
+
+from llmkit.collate import IGNORED, Feature
+from llmkit.data.packing import chunk
+from llmkit.log import log_truncated
+from llmkit.metrics import language_model
+from llmkit.metrics.baselines import ngram_losses
+from llmkit.recipe import Recipe
+from llmkit.task import Batch, Columns, Dataset, Model, Row, Rows, Task, Tokenizer, baseline_values
 
 
 @dataclass(frozen=True)
 class MaskedLM(Task):
-    """BERT's recipe (Devlin et al. 2019): of the chosen tokens 80 % become the mask, 10 % a random token, 10 % stay.
+    """BERT's masking (Devlin et al. 2019): of the selected tokens 80% are masked, 10% random, 10% unchanged.
 
-    Which are chosen depends on (mask_seed, epoch, row) alone: a resumed run, or one cut into other batches, hides the
-    same tokens; evaluation always hides the same.
+    The selection depends on (mask_seed, epoch, row) only, so it is the same after resuming and with any batch size;
+    evaluation uses the same one every time.
     """
 
     mask_probability: float = 0.15
-    """share of the tokens to predict"""
+    """Share of the tokens to predict"""
     mask_seed: int = 0
-    """of the choice"""
+    """Random seed for masking"""
 
     name: ClassVar[str] = "masked-lm"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {"text": ("content", "story", "document", "body")}
     auto_class: ClassVar[str] = "AutoModelForMaskedLM"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity")
     higher_is_better: ClassVar[bool] = False
-    packs: ClassVar[bool] = True
-    whole_documents: ClassVar[bool] = True
+    language_modeling: ClassVar[bool] = True
 
-    def fit(self, rows: Dataset) -> Self:
-        faults = []
+    def check(self, recipe: Recipe) -> list[str]:
+        faults, max_length = [], recipe.data.max_length
         if not 0 < self.mask_probability <= 1:
-            faults.append(f"task.mask_probability: {self.mask_probability:g} is not between 0 and 1")
+            faults.append(f"task.mask_probability: {self.mask_probability:g} is not above 0 and at most 1")
         if self.mask_seed < 0:
-            faults.append(f"task.mask_seed: {self.mask_seed} is below 0")
-        raise_faults(faults)
-        return self
+            faults.append(f"task.mask_seed: {self.mask_seed} is negative; use 0 or more")
+        if max_length is not None and max_length < 3:
+            faults.append(f"data.max_length: {max_length} leaves no room between [CLS] and [SEP]; use at least 3")
+        return faults
 
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        room = max_length - 2
-        if room < 1:
-            raise RecipeError(f"data.max_length: {max_length} leaves no room between [CLS] and [SEP]; at least 3")
-        plain = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        encoded = tokenizer(list(rows["text"]), **plain)["input_ids"]
-        pieces = [(r, ids[i : i + room]) for r, ids in enumerate(encoded) for i in range(0, len(ids), room)]
-        first, last = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
-        return {"input_ids": [first + ids + last for _, ids in pieces], "row": [r for r, _ in pieces]}
+    def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
+        options = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+        encoded = tokenizer(list(rows["text"]), **options)["input_ids"]
+        chunks = [(row, part) for row, ids in enumerate(encoded) for part in chunk(ids, max_length - 2)]
+        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        return {"input_ids": [[first, *ids, last] for _, ids in chunks], "row": [row for row, _ in chunks]}
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        from llmkit.data import collation
+    def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
+        return super().collate([{**f, **self._mask(f, tokenizer)} for f in features], tokenizer, layout)
 
-        masked = [{**f, **self._mask(f, tokenizer)} for f in features]
-        return collation.tokens(masked, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
-
-    def _mask(self, feature: dict[str, Any], tokenizer: Any) -> dict[str, np.ndarray]:
-        """`input_ids` as the model sees them, and what it must say; at least one token of a row is hidden."""
+    def _mask(self, feature: Feature, tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+        """Return `input_ids` with masks and the `labels` of the selected tokens, of which a row has at least one."""
         ids = np.asarray(feature["input_ids"], dtype=np.int64)
-        random = np.random.default_rng((self.mask_seed, feature["epoch"], abs(feature["row"])))
-        draw, kind = random.random(len(ids)), random.random(len(ids))
-        other = random.integers(0, len(tokenizer), len(ids))
-        may = ~np.isin(ids, tokenizer.all_special_ids)
-        chosen = may & (draw < self.mask_probability)
-        if may.any() and not chosen.any():
-            chosen[np.argmin(np.where(may, draw, 2.0))] = True
-        seen = np.where(chosen & (kind < 0.8), tokenizer.mask_token_id, np.where(chosen & (kind >= 0.9), other, ids))
-        return {"input_ids": seen, "labels": np.where(chosen, ids, -100)}
+        rng = np.random.default_rng((self.mask_seed, feature["epoch"], abs(feature["row"])))
+        draw, kind = rng.random(len(ids)), rng.random(len(ids))
+        random_ids = rng.integers(0, len(tokenizer), len(ids))
+        maskable = ~np.isin(ids, tokenizer.all_special_ids)
+        selected = maskable & (draw < self.mask_probability)
+        if maskable.any() and not selected.any():
+            selected[np.argmin(np.where(maskable, draw, 2.0))] = True
+        replaced = np.where(selected & (kind >= 0.9), random_ids, ids)
+        masked = np.where(selected & (kind < 0.8), tokenizer.mask_token_id, replaced)
+        return {"input_ids": masked, "labels": np.where(selected, ids, IGNORED)}
 
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        from llmkit.evaluation.metrics import language_model
-
-        return language_model(examples)
+    def score(self, stats: np.ndarray) -> dict[str, float]:
+        return language_model.scores(stats)
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation.baselines import ngram_losses
+        return baseline_values(floor={"unigram": ngram_losses(train, evaluation)[0]})
 
-        return valued(floor={"unigram": ngram_losses(train, evaluation)[0]})
+    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[str], max_length: int) -> list[Row]:
+        """Return `{"text", "fills"}` of each text: for every mask token the best five tokens with their probabilities.
 
-    def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """Fill each text's mask tokens: the best five for every one, with their probabilities."""
-        from llmkit.models.loading import positions
-
-        mask, answers = tokenizer.mask_token, []
-        limit = positions(model.config, tokenizer)
+        A text without a mask has no fills, and a `note`.
+        """
+        mask, truncated = str(tokenizer.mask_token), 0
+        options = {"return_tensors": "pt", "truncation": True, "max_length": max_length}
+        answers: list[Row] = []
         for text in inputs:
-            given = text.replace("[MASK]", mask)
-            encoded = tokenizer(given, return_tensors="pt", truncation=True, max_length=limit).to(model.device)
+            encoded = tokenizer(text.replace("[MASK]", mask), **options).to(model.device)
+            truncated += bool(encoded.encodings[0].overflowing)
             with torch.no_grad():
                 logits = model(**encoded).logits
             best = logits[encoded["input_ids"] == tokenizer.mask_token_id].float().softmax(-1).topk(5)
             fills = [
-                [{"token": tokenizer.decode([i]).strip(), "score": p} for p, i in zip(*place, strict=True)]
-                for place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+                [{"token": str(tokenizer.decode([i])).strip(), "score": p} for p, i in zip(*top, strict=True)]
+                for top in zip(best.values.tolist(), best.indices.tolist(), strict=True)
             ]
             note = {} if fills else {"note": f"no {mask} in the text to fill"}
             answers.append({"text": text, "fills": fills, **note})
+        log_truncated(truncated, "input", max_length)
         return answers
 
-    def show(self, answer: Mapping[str, Any], given: Any) -> str:
-        fills = [", ".join(f"{f['token']} {f['score']:.3f}" for f in place) for place in answer["fills"]]
+    def format_prediction(self, answer: Row, given: object) -> str:
+        fills = [", ".join(f"{f['token']} {f['score']:.3f}" for f in top) for top in answer["fills"]]
         return answer.get("note") or " | ".join(fills)
-
-    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        words = " ".join(row["text"].split()[:8])[:60]
-        return (
-            "from transformers import pipeline\n\n"
-            f"fill = pipeline('fill-mask', {folder!r})\n"
-            f"print(fill({words!r} + fill.tokenizer.mask_token)[0])"
-        )

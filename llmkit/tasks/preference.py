@@ -1,183 +1,113 @@
-"""Preference optimisation: a language model learns from pairs of answers to give the kind that was chosen."""
+"""Preference optimisation: a language model learns from pairs of answers to prefer the chosen kind (DPO)."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-from llmkit.errors import RecipeError
-from llmkit.task import Batch, Dataset, F, Task, np, torch, valued
+import numpy as np
+import torch
 
-
-@dataclass(frozen=True)
-class Pairs(Task):
-    """What learns from pairs of answers to give each a reward, the chosen one's the higher."""
-
-    columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompt": ("conversations", "messages", "question", "query"),
-        "chosen": (),
-        "rejected": (),
-        "system": (),
-    }
-    formats: ClassVar[tuple[tuple[str, ...], ...]] = (("chosen", "rejected"),)
-    document: ClassVar[str | None] = "prompt"
-    default_max_length: ClassVar[int] = 1024
-
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        from llmkit.data import pairs
-
-        return pairs.read_row(row)
-
-    def texts(self, rows: Dataset) -> Iterator[str]:
-        from llmkit.data import pairs
-
-        return pairs.texts(rows)
-
-    def rewards(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """Those of all chosen answers, then of all rejected ones, (2, rows), and the model's outputs."""
-        raise NotImplementedError
-
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        from llmkit.data import pairs
-
-        (chosen, rejected), outputs = self.rewards(model, batch)
-        return pairs.log_loss(chosen - rejected, getattr(self, "label_smoothing", 0.0)).sum(), outputs
-
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return torch.tensor(len(batch["input_ids"]) // 2)
-
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The rewards of the chosen and of the rejected answer: (rows, 2)."""
-        return self.rewards(model, batch)[0].T
-
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        from llmkit.evaluation.metrics import preferences
-
-        return preferences(examples[:, 0] - examples[:, 1], getattr(self, "label_smoothing", 0.0))
-
-    def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation.metrics import preferences
-
-        held, sides = rows["evaluation"].select(evaluation["row"]), ("chosen", "rejected")  # the pairs that fit
-        found = {"longer answer": np.array([len(row["chosen"]) - len(row["rejected"]) for row in held])}
-        if references:
-            from llmkit.data.pairs import as_text
-            from llmkit.evaluation.retrieval import tfidf_cosines
-
-            known, prompts = [*self.texts(rows["train"])], [as_text(turns) for turns in held["prompt"]]
-            chosen, rejected = (tfidf_cosines(known, prompts, held[side][:]) for side in sides)
-            found["TF-IDF nearer to the prompt"] = chosen - rejected
-        right = {name: preferences(margins)["accuracy"] for name, margins in found.items()}
-        return valued(floor={"coin": 0.5}, reference=right)
+from llmkit.collate import IGNORED, Feature, token_batch
+from llmkit.data import chat
+from llmkit.recipe import Recipe
+from llmkit.task import Batch, Columns, Model, Outputs, Rows, Tokenizer, model_outputs, token_losses
+from llmkit.tasks._pairs import SIDES, Pairs, split_pairs
 
 
 @dataclass(frozen=True)
 class Preference(Pairs):
-    """DPO (Rafailov et al. 2023): the reward of an answer is `beta` times how much likelier it has become than it was
-    to the untrained model, whose log-probabilities are computed once and kept with the rows.
+    """Direct preference optimisation (Rafailov et al. 2023).
 
-    `kl` is in nats a token: the mean, over the tokens of both answers, of exp(d) - 1 - d, where d is the token's
-    log-probability now less that before. Were the answers drawn from the untrained model, it would be an unbiased
-    estimate of KL(untrained || trained) (Schulman 2020, k3); of others', it says how far the model has moved on them.
+    The reward of an answer is `beta` times the log-ratio of its probability under the model and under the untrained
+    (reference) model, whose log-probabilities are computed once and stored with the features.
+
+    `kl`, in nats per token, is the mean of exp(d) - 1 - d over the tokens of both answers, where d is the token's
+    log-ratio. For answers sampled from the reference it is an unbiased estimate of KL(reference || model) (Schulman
+    2020, k3); for other answers it measures how far the model has moved on them.
     """
 
     beta: float = 0.1
-    """how dear it is to leave the untrained model: higher stays nearer"""
+    """KL strength: higher keeps the policy closer to the reference"""
     label_smoothing: float = 0.0
-    """the share of pairs that may be the wrong way round (conservative DPO)"""
+    """Share of pairs assumed to be labelled the wrong way round (conservative DPO), below 0.5"""
 
     name: ClassVar[str] = "preference"
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "kl", "loss")
-    aside: ClassVar[tuple[str, ...]] = ("labels", "reference")
-    annotations: ClassVar[tuple[str, ...]] = ("reference",)
-    tokenizer_style: ClassVar[str] = "gpt2"
-    can_generate: ClassVar[bool] = True
+    non_model_columns: ClassVar[tuple[str, ...]] = ("labels", "reference")
 
-    def fit(self, rows: Dataset) -> Self:
+    def check(self, recipe: Recipe) -> list[str]:
+        faults = []
         if self.beta <= 0:
-            raise RecipeError(f"task.beta: {self.beta} is not above 0; 0.1 is usual")
+            faults.append(f"task.beta: {self.beta} is not above 0; 0.1 is usual")
         if not 0 <= self.label_smoothing < 0.5:
-            raise RecipeError(f"task.label_smoothing: {self.label_smoothing} is not from 0 to below 0.5; 0.1 is usual")
-        return self
+            faults.append(f"task.label_smoothing: {self.label_smoothing} is not from 0 to below 0.5; 0.1 is usual")
+        return faults
 
-    def ready_tokenizer(self, tokenizer: Any) -> None:
-        from llmkit.data.conversations import PLAIN_TEMPLATE
+    def configure(self, tokenizer: Tokenizer, model: Model | None = None) -> None:
+        tokenizer.chat_template = tokenizer.chat_template or chat.PLAIN_TEMPLATE
 
-        tokenizer.chat_template = tokenizer.chat_template or PLAIN_TEMPLATE
-
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids`: prompt and chosen answer and, behind them, prompt and rejected answer; `chosen`: the length of
-        the first two; `prompt`: that of the prompt."""
-        from llmkit.data import conversations
-
-        columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "chosen", "prompt", "row", "truncated")}
+    def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
+        """Return both sequences of each pair, the prompt with an answer, and the `prompt_length` they share."""
+        columns: Columns = {name: [] for name in ("input_ids", "lengths", "prompt_length", "row", "truncated")}
         for row, turns in enumerate(rows["prompt"]):
-            both = [rows["chosen"][row], rows["rejected"][row]]
-            prompt, (chosen, rejected) = conversations.encode_answers(turns, both, tokenizer)
-            room = max_length - max(len(chosen), len(rejected))
-            if room < 1 or not prompt:  # an answer's first token is predicted from what stands before it
-                continue
-            kept = prompt[-room:]
-            columns["input_ids"].append([*kept, *chosen, *kept, *rejected])
-            columns["chosen"].append(len(kept) + len(chosen))
-            columns["prompt"].append(len(kept))
-            columns["row"].append(row)
-            columns["truncated"].append(len(kept) < len(prompt))
+            prompt, answers = chat.encode_answers(turns, [rows[side][row] for side in SIDES], tokenizer)
+            room = max_length - max(map(len, answers))
+            if room > 0 and prompt:  # the first token of an answer is predicted from the last one of the prompt
+                kept = prompt[-room:]
+                columns["input_ids"].append([token for answer in answers for token in (*kept, *answer)])
+                columns["lengths"].append([len(kept) + len(answer) for answer in answers])
+                columns["prompt_length"].append(len(kept))
+                columns["row"].append(row)
+                columns["truncated"].append(len(kept) < len(prompt))
         return columns
 
-    def annotate(self, model: Any, batch: Batch) -> dict[str, list[Any]]:
-        """`reference`: the log-probability of each token of the chosen answer, then of the rejected one."""
-        logps, _ = self._logps(model, batch)
-        answers = batch["labels"][:, 1:] != -100
-        found = [row[there].tolist() for row, there in zip(logps, answers, strict=True)]
-        half = len(found) // 2
-        return {"reference": [a + b for a, b in zip(found[:half], found[half:], strict=True)]}
+    def precompute(self, model: Model, batch: Batch) -> Columns:
+        """Return `reference`: the log-probability of each token of the chosen answer, then of the rejected one."""
+        log_probs, _ = self._log_probs(model, batch)
+        answers = batch["labels"][:, 1:] != IGNORED
+        values = [row[mask].tolist() for row, mask in zip(log_probs, answers, strict=True)]
+        half = len(values) // 2
+        return {"reference": [a + b for a, b in zip(values[:half], values[half:], strict=True)]}
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        """All sequences that were chosen, then all that were rejected; `labels` and `reference` (rows * 2, longest) are
-        of the answers' tokens alone."""
-        from llmkit.data import collation, pairs
+    def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
+        """Return the chosen sequences, then the rejected ones: (2 * rows, longest).
 
-        sequences = pairs.halves(features, ("input_ids",))
-        prompts = [f["prompt"] for f in features] * 2
-        labels = [[-100] * n + s["input_ids"][n:] for s, n in zip(sequences, prompts, strict=True)]
-        batch = collation.tokens(sequences, tokenizer.pad_token_id, "padded", causal=True)
-        batch["labels"] = collation.pad(labels, collation.IGNORED)
+        `labels` and `reference` have the same shape, and values at the tokens of the answers only.
+        """
+        sequences, prompts = split_pairs(features), [f["prompt_length"] for f in features] * 2
+        for sequence, n in zip(sequences, prompts, strict=True):
+            sequence["labels"] = [IGNORED] * n + sequence["input_ids"][n:]
+        batch = token_batch(sequences, tokenizer.pad_token_id, "padded", causal=True, labels=IGNORED)
         if "reference" in features[0]:
-            answers = [(f["reference"], f["chosen"] - f["prompt"]) for f in features]
-            known = [p for both, end in answers for p in both[:end]] + [p for both, end in answers for p in both[end:]]
+            answers = [{**f, "lengths": [n - f["prompt_length"] for n in f["lengths"]]} for f in features]
+            values = [value for answer in split_pairs(answers, ("reference",)) for value in answer["reference"]]
             batch["reference"] = torch.zeros(batch["labels"].shape)
-            batch["reference"][batch["labels"] != collation.IGNORED] = torch.tensor(known)
+            batch["reference"][batch["labels"] != IGNORED] = torch.tensor(values)
         return batch
 
-    def rewards(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        moved, outputs = self._moved(model, batch)
-        return self.beta * moved.sum(-1), outputs
+    def rewards(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        log_ratios, outputs = self._log_ratios(model, batch)
+        return self.beta * log_ratios.sum(-1), outputs
 
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[reward of the chosen, of the rejected, summed exp(d) - 1 - d, tokens]`: (rows, 4)."""
-        moved, _ = self._moved(model, batch)
-        tokens = (batch["labels"] != -100).unflatten(0, (2, -1)).sum((0, 2))
-        return torch.stack([*self.beta * moved.sum(-1), (torch.expm1(moved) - moved).sum((0, 2)), tokens], dim=-1)
+    def predict_step(self, model: Model, batch: Batch) -> torch.Tensor:
+        """Return `[reward of the chosen, of the rejected, sum of exp(d) - 1 - d, number of tokens]`: (rows, 4)."""
+        log_ratios, _ = self._log_ratios(model, batch)
+        num_tokens = (batch["labels"] != IGNORED).unflatten(0, (2, -1)).sum((0, 2))
+        kl = (torch.expm1(log_ratios) - log_ratios).sum((0, 2))
+        return torch.stack([*self.beta * log_ratios.sum(-1), kl, num_tokens], dim=-1)
 
-    def _moved(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """How much likelier each token of the answers is than it was, in nats, 0 elsewhere: (2, rows, longest - 1)."""
-        logps, outputs = self._logps(model, batch)
-        return (logps - batch["reference"][:, 1:]).unflatten(0, (2, -1)), outputs
+    def score(self, stats: np.ndarray) -> dict[str, float]:
+        return {**super().score(stats), "kl": float(stats[:, 2].sum() / stats[:, 3].sum())}
 
-    def _logps(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """The log-probability of each token of the answers, 0 elsewhere, in fp32: (rows * 2, longest - 1)."""
-        outputs, labels = self.forward(model, batch), batch["labels"][:, 1:]
-        answers = labels != -100  # few of all tokens: only they are turned into probabilities
-        nll = F.cross_entropy(outputs.logits[:, :-1][answers].float(), labels[answers], reduction="none")
-        return torch.zeros(labels.shape, device=labels.device).masked_scatter(answers, -nll), outputs
+    def _log_ratios(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        """Log-ratio of each token of the answers, 0 elsewhere, (2, rows, longest - 1), and the model's outputs."""
+        log_probs, outputs = self._log_probs(model, batch)
+        return (log_probs - batch["reference"][:, 1:]).unflatten(0, (2, -1)), outputs
 
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        return {**super().score(examples), "kl": float(examples[:, 2].sum() / examples[:, 3].sum())}
-
-    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        from llmkit.data.conversations import snippet
-
-        return snippet(folder, row["prompt"])
+    def _log_probs(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        """Log-probability of each token of the answers, 0 elsewhere, in fp32: (2 * rows, longest - 1)."""
+        outputs, labels = model_outputs(self, model, batch), batch["labels"][:, 1:]
+        answers = labels != IGNORED  # saves the softmax over the prompts, which are most of the tokens
+        losses = token_losses(outputs.logits[:, :-1][answers], labels[answers])
+        return torch.zeros(labels.shape, device=labels.device).masked_scatter(answers, -losses), outputs

@@ -1,136 +1,111 @@
-"""Reward models: a number for an answer to a prompt, learned from pairs of which one was chosen."""
-
-from __future__ import annotations
+"""Reward models: a number for an answer to a prompt, learned from pairs of answers one of which was preferred."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from llmkit.task import Batch, torch
-from llmkit.tasks.preference import Pairs
+import torch
+
+from llmkit.collate import Feature, token_batch
+from llmkit.data import chat
+from llmkit.log import log_truncated
+from llmkit.task import Batch, Columns, Json, Model, Outputs, Row, Rows, Tokenizer, model_outputs
+from llmkit.tasks._pairs import SIDES, Pairs, plain_text, read_turns, split_pairs
 
 
 @dataclass(frozen=True)
 class RewardModel(Pairs):
-    """-log sigmoid(reward of the chosen - reward of the rejected) (Ouyang et al. 2022).
+    """Loss: -log sigmoid(reward of the chosen - reward of the rejected answer) (Ouyang et al. 2022).
 
-    A tokenizer with a chat template (a decoder's) puts prompt and answer into it; any other makes a pair of them.
+    A tokenizer with a chat template (that of a decoder) renders prompt and answer with it; any other encodes them as a
+    pair of texts.
     """
 
     name: ClassVar[str] = "reward-model"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {**Pairs.columns, "response": ("completion", "answer")}
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    config_fields: ClassVar[Mapping[str, int]] = {"num_labels": 1}
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "loss")
-    asks: ClassVar[tuple[str, ...]] = ("prompt", "response")
+    predict_columns: ClassVar[tuple[str, ...]] = ("prompt", "response")
 
-    def ready_tokenizer(self, tokenizer: Any) -> None:
-        from llmkit.data.conversations import PLAIN_TEMPLATE
-
-        tokenizer.truncation_side = "left"  # so that whoever cuts a pair later does as is done here
+    def configure(self, tokenizer: Tokenizer, model: Model | None = None) -> None:
+        tokenizer.truncation_side = "left"  # saved: other libraries then cut a pair as `encode` does
         if not tokenizer.chat_template and tokenizer.sep_token is None:
-            tokenizer.chat_template = PLAIN_TEMPLATE
+            tokenizer.chat_template = chat.PLAIN_TEMPLATE
 
-    def model_kwargs(self) -> dict[str, Any]:
-        return {"num_labels": 1}
-
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """`input_ids` and `token_type_ids` of the chosen sequence and, behind it, the rejected one."""
-        columns: dict[str, list[Any]] = {k: [] for k in ("input_ids", "token_type_ids", "chosen", "row", "truncated")}
+    def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
+        names = ("input_ids", "token_type_ids")
+        columns: Columns = {name: [] for name in (*names, "lengths", "row", "truncated")}
         for row, prompt in enumerate(rows["prompt"]):
-            both = rows["chosen"][row], rows["rejected"][row]
-            chosen, rejected = (_encode(prompt, answer, tokenizer, max_length) for answer in both)
-            if chosen["answer_cut"] or rejected["answer_cut"]:
-                continue
-            for name in ("input_ids", "token_type_ids"):
-                columns[name].append(chosen[name] + rejected[name])
-            columns["chosen"].append(len(chosen["input_ids"]))
-            columns["row"].append(row)
-            columns["truncated"].append(chosen["prompt_cut"] or rejected["prompt_cut"])
+            pair = [_encode(prompt, rows[side][row], tokenizer, max_length) for side in SIDES]
+            if not any(sequence["answer_cut"] for sequence in pair):
+                for name in names:
+                    columns[name].append([*pair[0][name], *pair[1][name]])
+                columns["lengths"].append([len(sequence["input_ids"]) for sequence in pair])
+                columns["row"].append(row)
+                columns["truncated"].append(any(sequence["prompt_cut"] for sequence in pair))
         return columns
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        """All sequences that were chosen (label 1), then all that were rejected (0)."""
-        from llmkit.data import pairs
+    def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
+        """Return the chosen sequences (label 1), then the rejected ones (label 0)."""
+        batch = _collate(split_pairs(features, ("input_ids", "token_type_ids")), tokenizer)
+        return {**batch, "labels": torch.tensor([1, 0]).repeat_interleave(len(features))}
 
-        sequences = pairs.halves(features, ("input_ids", "token_type_ids"))
-        return {**_tensors(sequences, tokenizer), "labels": torch.tensor([1, 0]).repeat_interleave(len(features))}
-
-    def rewards(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        outputs = self.forward(model, batch)
+    def rewards(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        outputs = model_outputs(self, model, batch)
         return outputs.logits.float().view(2, -1), outputs
 
-    def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """`{"reward", "truncated"}` of each `{"prompt", "response"}`. Here an answer that does not fit is cut, too."""
-        from llmkit.data.pairs import read_prompt
-        from llmkit.models.loading import positions
-
-        limit = positions(model.config, tokenizer) or 10**9
-        sequences = [_encode(read_prompt(i["prompt"]), i["response"], tokenizer, limit) for i in inputs]
+    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[Row], max_length: int) -> list[Row]:
+        """Return `{"reward", "truncated"}` of each `{"prompt", "response"}`. Cuts a response that does not fit, too."""
+        prompts = [read_turns(i["prompt"], "prompt", "user") for i in inputs]
+        sequences = [_encode(p, i["response"], tokenizer, max_length) for p, i in zip(prompts, inputs, strict=True)]
+        truncated = [s["prompt_cut"] or s["answer_cut"] for s in sequences]
+        log_truncated(sum(truncated), "input", max_length)
         with torch.no_grad():
-            batch = {k: v.to(model.device) for k, v in _tensors(sequences, tokenizer).items()}
+            batch = {name: tensor.to(model.device) for name, tensor in _collate(sequences, tokenizer).items()}
             rewards = model(**batch).logits.float().squeeze(-1).tolist()
-        return [
-            {"reward": reward, "truncated": s["prompt_cut"] or s["answer_cut"]}
-            for reward, s in zip(rewards, sequences, strict=True)
-        ]
+        return [{"reward": r, "truncated": t} for r, t in zip(rewards, truncated, strict=True)]
 
-    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+    def format_prediction(self, answer: Row, given: Row) -> str:
         return f"{answer['reward']:.4f}\t{' '.join(given['response'].split())}"
 
-    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        from llmkit.data import conversations, pairs
 
-        load = (
-            "from transformers import pipeline\n\n"
-            f"reward = pipeline('text-classification', {folder!r}, tokenizer={folder!r}, function_to_apply='none')\n"
-        )
-        if (Path(folder) / "chat_template.jinja").exists():
-            messages = [*row["prompt"], conversations.said(row["chosen"])]
-            return (
-                f"{load}messages = {messages!r}\n"
-                "text = reward.tokenizer.apply_chat_template(messages, tokenize=False)\n"
-                "print(reward(text, add_special_tokens=False))"
-            )
-        pair = {"text": pairs.as_text(row["prompt"]), "text_pair": row["chosen"]}
-        return f"{load}print(reward({pair!r}, truncation='only_first'))"
+def _encode(prompt: list[chat.Turn], answer: str, tokenizer: Tokenizer, max_length: int) -> Json:
+    """Return `input_ids` and `token_type_ids` of a prompt with an answer, and whether either was cut.
 
-
-def _encode(prompt: Any, answer: str, tokenizer: Any, max_length: int) -> dict[str, Any]:
-    """`input_ids` and `token_type_ids` of a prompt and an answer, and what of them had to be cut."""
-    from llmkit.data import conversations, pairs
-
+    The tokenizer itself could cut a pair, but takes a second for a long prompt, all of whose overflow it keeps.
+    """
     if tokenizer.chat_template:
-        asked, (said,) = conversations.encode_answers(prompt, [answer], tokenizer)
-        frame: tuple[list[int], ...] = ([], [], [])
-        types = (0, 0)
+        prompt_ids, (answer_ids,) = chat.encode_answers(prompt, [answer], tokenizer)
     else:
-        asked, said = tokenizer([pairs.as_text(prompt), answer], add_special_tokens=False, verbose=False)["input_ids"]
-        frame, types = _frame(tokenizer)
-    room = max_length - sum(map(len, frame))
-    kept, cut = asked[-max(room - len(said), 1) :], said[: room - 1]
-    before, between, after = frame
-    first = [*before, *kept, *between]  # the mark between them counts to the first
+        options = {"add_special_tokens": False, "verbose": False}
+        prompt_ids, answer_ids = tokenizer([plain_text(prompt), answer], **options)["input_ids"]
+    before, between, after, types = _pair_format(tokenizer)
+    room = max_length - len(before) - len(between) - len(after)
+    kept_prompt, kept_answer = prompt_ids[-max(room - len(answer_ids), 1) :], answer_ids[: room - 1]
+    first, second = [*before, *kept_prompt, *between], [*kept_answer, *after]
     return {
-        "input_ids": [*first, *cut, *after],
-        "token_type_ids": [types[0]] * len(first) + [types[1]] * (len(cut) + len(after)),
-        "prompt_cut": len(kept) < len(asked),
-        "answer_cut": len(cut) < len(said),
+        "input_ids": first + second,
+        "token_type_ids": [types[0]] * len(first) + [types[1]] * len(second),
+        "prompt_cut": len(kept_prompt) < len(prompt_ids),
+        "answer_cut": len(kept_answer) < len(answer_ids),
     }
 
 
-def _frame(tokenizer: Any) -> tuple[tuple[list[int], list[int], list[int]], tuple[int, int]]:
-    """The special tokens before, between and after a pair, and the types of its two parts. Found by trying; cutting
-    pairs with the tokenizer itself takes a second for a long prompt, all of whose pieces it keeps."""
+def _pair_format(tokenizer: Tokenizer) -> tuple[list[int], list[int], list[int], tuple[int, int]]:
+    """Return the special tokens before, between and after two texts, and the token types of the texts.
+
+    A chat template brings its own special tokens.
+    """
+    if tokenizer.chat_template:
+        return [], [], [], (0, 0)
     pair = tokenizer("a", "a").encodings[0]
-    (a, *more), (b, *rest) = ([i for i, s in enumerate(pair.sequence_ids) if s == part] for part in (0, 1))
+    (a, *more), (b, *rest) = ([i for i, text in enumerate(pair.sequence_ids) if text == n] for n in (0, 1))
     ids, types = pair.ids, pair.type_ids
-    return (ids[:a], ids[a + len(more) + 1 : b], ids[b + len(rest) + 1 :]), (types[a], types[b])
+    return ids[:a], ids[a + len(more) + 1 : b], ids[b + len(rest) + 1 :], (types[a], types[b])
 
 
-def _tensors(sequences: Sequence[Mapping[str, list[int]]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    from llmkit.data import collation
-
-    names = ("input_ids", "token_type_ids") if "token_type_ids" in tokenizer.model_input_names else ("input_ids",)
-    shown = [{name: s[name] for name in names} for s in sequences]
-    return collation.tokens(shown, tokenizer.pad_token_id, "padded", causal=False)
+def _collate(sequences: Sequence[Feature], tokenizer: Tokenizer) -> Batch:
+    names: list[str] = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
+    inputs = [{name: sequence[name] for name in names} for sequence in sequences]
+    return token_batch(inputs, tokenizer.pad_token_id, "padded", causal=False)

@@ -1,251 +1,214 @@
-"""Sentence embeddings: a vector for a text, near those of texts that mean the same or answer it.
+"""Sentence embeddings: texts with the same meaning, or a question and its answer, get similar vectors.
 
-The columns decide what is learned. Of (anchor, positive[, negative]), to find each anchor's own positive among all that
-its batch holds (InfoNCE, van den Oord et al. 2018; "multiple negatives ranking"); of (text, text_pair, score), a cosine
-that is the score.
+The columns decide the loss. Rows of (anchor, positive[, negative]) use InfoNCE over all positives and negatives of the
+batch (van den Oord et al. 2018; "multiple negatives ranking" in sentence-transformers); rows of (text, text_pair, score)
+use the squared error between cosine and score.
 """
 
-from __future__ import annotations
-
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from llmkit.errors import RecipeError, raise_faults
-from llmkit.task import Batch, Dataset, F, Task, is_number, np, read_text, torch, valued
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PretrainedConfig
 
-PAIRS, GRADED = ("anchor", "positive", "negative"), ("text", "text_pair")
+from llmkit.collate import IGNORED, Batch, Feature, default_collate
+from llmkit.errors import UsageError, raise_faults
+from llmkit.log import log, log_truncated, plural
+from llmkit.metrics import retrieval
+from llmkit.models import sentence_transformers
+from llmkit.recipe import Recipe
+from llmkit.task import Columns, Model, Row, Rows, Task, Tokenizer, baseline_values, is_number, model_outputs, read_text
+
+PAIR, GRADED = ("anchor", "positive", "negative"), ("text", "text_pair")
+KINDS = ("(anchor, positive) rows", "scored pairs")
 
 
 @dataclass(frozen=True)
 class SentenceEmbedding(Task):
-    """The last layer, pooled, at length one. A text is no negative of an anchor it answers elsewhere in the batch."""
+    """Embed a text as its normalized, pooled last layer. Texts that answer an anchor are not among its negatives."""
 
     pooling: str | None = None
-    """mean over a text's tokens, or cls: its first (left out: as the model's folder says, else mean)"""
+    """Pooling of token vectors: mean, or cls for the first token (default: as in the model's folder, else mean)"""
     scale: float = 20.0
-    """what cosines are multiplied by before the softmax: 1 / temperature"""
+    """Factor of cosines before the softmax: 1 / temperature"""
     symmetric: bool = False
-    """whether each positive must also find its anchor"""
+    """Also rank the anchors of the batch for each positive"""
     highest: float | None = None
-    """the score of texts that mean the same (left out: the highest of the training rows, at least 1)"""
+    """Score of texts with the same meaning (default: the highest of the training rows, at least 1)"""
     longest: int | None = None
-    """tokens of a text that are read (left out: as the model's folder says, else what the model takes)"""
+    """Maximum number of tokens in a text (default: as in the model's folder, else the model's limit)"""
     graded: bool = False
-    """whether the training rows are scored pairs (learned from them)"""
+    """Whether the training rows are scored pairs (set by the training rows)"""
 
     name: ClassVar[str] = "sentence-embedding"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "anchor": ("query", "question"),
-        "positive": ("passage", "answer"),
-        "negative": (),
-        "text": ("sentence1", "sentence", "content", "body"),
-        "text_pair": ("sentence2",),
+        "anchor": ("query", "question"), "positive": ("passage", "answer"), "negative": (),
+        "text": ("sentence1", "sentence", "content", "body"), "text_pair": ("sentence2",),
         "score": ("similarity", "similarity_score"),
-    }
-    formats: ClassVar[tuple[tuple[str, ...], ...]] = (PAIRS[:2], (*GRADED, "score"))
+    }  # fmt: skip
+    formats: ClassVar[tuple[tuple[str, ...], ...]] = (PAIR[:2], (*GRADED, "score"))
     auto_class: ClassVar[str] = "AutoModel"
-    unused: ClassVar[tuple[str, ...]] = ("pooler",)
-    aside: ClassVar[tuple[str, ...]] = ("labels", "texts", "no_negative")
+    non_model_columns: ClassVar[tuple[str, ...]] = ("labels", "num_texts", "excluded")
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        return ("spearman", "pearson") if self.graded else ("ndcg@10", "recall@10", "mrr")
+        return ("spearman", "pearson") if self.graded else retrieval.METRICS
 
-    @property
-    def row_alone(self) -> bool:
-        return self.graded
+    def check(self, recipe: Recipe) -> list[str]:
+        known, values = sentence_transformers.POOLING, {n: getattr(self, n) for n in ("scale", "highest", "longest")}
+        unknown = [f"task.pooling: {self.pooling!r} is not one of {', '.join(known)}"]
+        small = [f"task.{n}: {v:g} is not above 0" for n, v in values.items() if v is not None and not v > 0]
+        return unknown * (self.pooling not in (None, *known)) + small
 
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        if any(row.get(c) is not None for c in PAIRS):
+    def read_row(self, row: Row) -> Row:
+        if any(row.get(c) is not None for c in PAIR):
             negative = read_text(row, "negative") if row.get("negative") not in (None, "") else None
-            return {c: read_text(row, c) for c in PAIRS[:2]} | {"negative": negative}
+            return {c: read_text(row, c) for c in PAIR[:2]} | {"negative": negative}
         texts = {c: read_text(row, c) for c in GRADED}
         if not is_number(str(row.get("score"))):
-            raise ValueError(f"score {row.get('score')!r} is no number")
+            raise ValueError(f"score {row.get('score')!r} is not a number")
         return {**texts, "score": float(row["score"])}
 
-    def check_rows(self, rows: Dataset, part: str) -> list[str]:
-        from llmkit.console import plural
+    def fit(self, rows: Mapping[str, Dataset]) -> Self:
+        """Learn the kind of rows and the highest score. A fitted model can be evaluated on rows of either kind."""
+        task, train = self, rows.get("train")
+        if train is not None:
+            graded = "score" in train.column_names
+            highest = (self.highest or max([1.0, *filter(None, train["score"])])) if graded else None
+            task = replace(self, graded=graded, highest=highest)
+            if graded and self.highest is None:
+                log(f"texts with the highest training score, {highest:g}, mean the same (--task.highest)", "config")
+        raise_faults([f"data.{part}: {fault}" for part in rows for fault in task._faults(rows, part)])
+        return task
 
-        kinds = {True: "scored pairs", False: "(anchor, positive) rows"}
-        graded = "score" in rows.column_names
-        if None in rows["score" if graded else "anchor"][:]:
-            return [f"data.{part}: {' beside '.join(kinds.values())}; give rows of one kind"]
-        held = part in ("validation", "test")  # a saved model is measured by what rows it is given
-        if held and graded != self.graded:
-            return [f"data.{part}: {kinds[graded]}, where training is on {kinds[self.graded]}; give rows of one kind"]
-        if graded and len(set(rows["score"])) == 1:
-            return [
-                f"data.{part}: every score is {rows[0]['score']:g}: nothing to rank; give more rows, or data.validation"
-            ]
-        beyond = (
-            [score for score in rows["score"] if abs(score) > self.highest]
-            if part == "train" and graded and self.highest
-            else []
-        )
-        if beyond:
-            most = f"the {self.highest:g} of texts that mean the same (--task.highest)"
-            return [f"data.{part}: {plural(len(beyond), 'score')} beyond {most}, such as {beyond[0]:g}"]
-        return []
-
-    def fit(self, rows: Dataset) -> Self:
-        from llmkit.console import say
-        from llmkit.models import pooling
-
-        faults = []
-        if self.pooling not in (None, *pooling.KNOWN):
-            faults.append(f"task.pooling: {self.pooling!r} is none of {', '.join(pooling.KNOWN)}")
-        for knob in ("scale", "highest", "longest"):
-            if (value := getattr(self, knob)) is not None and not value > 0:
-                faults.append(f"task.{knob}: {value:g} is not above 0")
-        raise_faults(faults)
-        if "score" not in rows.column_names:
-            return self.replace(graded=False, highest=None)
-        if self.highest is not None:
-            return self.replace(graded=True)
-        highest = max(1.0, *filter(None, rows["score"]))
-        say(f"texts with a score of {highest:g}, the highest in training, mean the same (--task.highest)", "decided")
-        return self.replace(graded=True, highest=highest)
-
-    def with_checkpoint(self, folder: Path) -> Self:
-        from llmkit.models import pooling
-
-        found, longest, more = pooling.read(folder)
-        if more and self.pooling is None:
-            fix = "say --task.pooling mean to do without"
-            raise RecipeError(f"model {str(folder)!r}: {', '.join(more)} in its modules.json is not read here; {fix}")
-        return self.replace(pooling=self.pooling or found, longest=self.longest or longest)
+    def _faults(self, rows: Mapping[str, Dataset], part: str) -> Iterator[str]:
+        graded = "score" in rows[part].column_names
+        values = rows[part]["score" if graded else "anchor"][:]
+        if None in values:
+            yield f"{KINDS[True]} and {KINDS[False]} are mixed; use rows of one kind"
+        elif "train" in rows and graded != self.graded:
+            yield f"{KINDS[graded]}, but the training rows are {KINDS[self.graded]}; use rows of one kind"
+        elif graded and len(set(values)) == 1:
+            yield f"every score is {values[0]:g}, so there is nothing to rank; add rows, or set --data.validation"
+        elif graded and part == "train" and (high := [v for v in values if abs(v) > self.highest]):
+            limit = f"{self.highest:g}, the score of texts with the same meaning (--task.highest)"
+            yield f"{plural(len(high), 'score')} beyond {limit}, such as {high[0]:g}"
 
     def texts(self, rows: Dataset) -> Iterator[str]:
-        return (row[c] for row in rows for c in (*PAIRS, *GRADED) if row.get(c))
+        return (row[c] for row in rows for c in (*PAIR, *GRADED) if row.get(c))
 
-    def ready_tokenizer(self, tokenizer: Any) -> None:
+    def with_checkpoint(self, folder: Path, config: PretrainedConfig | None) -> Self:
+        pooling, longest, unsupported = sentence_transformers.read(folder)
+        if unsupported and self.pooling is None:
+            fix = "ignore it with --task.pooling mean"
+            raise UsageError(f"model {str(folder)!r}: {', '.join(unsupported)} in modules.json is not supported; {fix}")
+        return replace(self, pooling=self.pooling or pooling, longest=self.longest or longest)
+
+    def configure(self, tokenizer: Tokenizer, model: Model | None = None) -> None:
         tokenizer.model_max_length = min(self.longest or tokenizer.model_max_length, tokenizer.model_max_length)
 
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        """A row's texts one behind the other; `lengths` tell them apart."""
-        graded = "score" in rows
-        given = [rows[c] for c in (GRADED if graded else PAIRS) if c in rows]
-        texts = [[text for text in row if text is not None] for row in zip(*given, strict=True)]
-        plain = [text for row in texts for text in row]
-        encoded = tokenizer(plain, truncation=True, max_length=max_length, return_attention_mask=False)
-        pieces = iter(zip(encoded["input_ids"], (bool(e.overflowing) for e in encoded.encodings), strict=True))
-        columns: dict[str, list[Any]] = {"input_ids": [], "lengths": [], "truncated": [], "row": [*range(len(texts))]}
-        for row in texts:
-            ids, cut = zip(*(next(pieces) for _ in row), strict=True)
-            columns["input_ids"].append([i for text in ids for i in text])
-            columns["lengths"].append([len(text) for text in ids])
-            columns["truncated"].append(any(cut))
-        return columns | ({"score": list(rows["score"])} if graded else {})
+    def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
+        columns = [rows[c] for c in (*PAIR, *GRADED) if c in rows]
+        texts = [[text for text in row if text is not None] for row in zip(*columns, strict=True)]
+        flat = [text for row in texts for text in row]
+        encodings = iter(tokenizer(flat, truncation=True, max_length=max_length).encodings)
+        encoded = [[next(encodings) for _ in row] for row in texts]
+        features: Columns = {
+            "input_ids": [[i for text in row for i in text.ids] for row in encoded],
+            "lengths": [[len(text) for text in row] for row in encoded],
+            "truncated": [any(text.overflowing for text in row) for row in encoded],
+            "row": list(range(len(encoded))),
+        }
+        return features | ({"labels": [s / (self.highest or 1.0) for s in rows["score"]]} if "score" in rows else {})
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        """Each text is a row of `input_ids`, a feature's behind those of the one before; `texts` (features,) counts
-        them. `labels` (features,): the score, or which of the texts is the positive; `no_negative` (features, texts):
-        those outside the softmax, since they are anchors, or say the same as the anchor or one of its positives."""
-        from llmkit.data import collation
+    def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
+        """Return a batch with each text as a row of `input_ids`, and `num_texts` (features,), the texts of each feature.
 
-        texts = [t.tolist() for f in features for t in np.split(f["input_ids"], np.cumsum(f["lengths"])[:-1])]
-        batch = collation.tokens([{"input_ids": t} for t in texts], tokenizer.pad_token_id, "padded", causal=False)
-        batch["texts"] = torch.tensor([len(f["lengths"]) for f in features])
-        if "score" in features[0]:
-            return {**batch, "labels": torch.tensor([f["score"] / (self.highest or 1.0) for f in features])}
-        first = batch["texts"].cumsum(0) - batch["texts"]
-        seen: dict[tuple, int] = {}
-        says = torch.tensor([seen.setdefault(tuple(text), len(seen)) for text in texts])
-        anchors, positives = says[first][:, None], says[first + 1][:, None]
-        answers = (anchors == anchors.T).float() @ (positives == says).float()  # of a text, to how many such anchors
-        outside = (answers > 0) | (anchors == says)
-        outside[:, first] = True
-        outside[torch.arange(len(first)), first + 1] = False
-        return {**batch, "labels": first + 1, "no_negative": outside}
+        `labels` (features,): the score, or the row of the positive. `excluded` (features, all texts): the texts that are
+        not in an anchor's softmax, because they are anchors, equal to this one, or equal to one of its positives.
+        """
+        batch = default_collate(features, tokenizer.pad_token_id, layout, causal=False)
+        batch["num_texts"] = torch.tensor([len(f["lengths"]) for f in features])
+        if "labels" in batch:
+            return batch
+        first = batch["num_texts"].cumsum(0) - batch["num_texts"]
+        texts = batch["input_ids"].unique(dim=0, return_inverse=True)[1]  # equal texts get the same number
+        anchors, positives = texts[first][:, None], texts[first + 1][:, None]
+        answers = (anchors == anchors.T).float() @ (positives == texts).float()  # rows where a text answers the anchor
+        excluded = (answers > 0) | (anchors == texts)
+        excluded[:, first] = True
+        excluded[torch.arange(len(first)), first + 1] = False
+        return {**batch, "labels": first + 1, "excluded": excluded}
 
-    def loss(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
+    def loss(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Any]:
         vectors, outputs = self._vectors(model, batch)
         labels = batch["labels"]
         if self.graded:
             return ((vectors[0::2] * vectors[1::2]).sum(-1) - labels).square().sum(), outputs
-        with torch.autocast(vectors.device.type, enabled=False):  # bf16 would leave a cosine two digits, and times 20
+        with torch.autocast(vectors.device.type, enabled=False):  # bf16 keeps two digits of a cosine, too few times 20
             logits = self.scale * vectors[labels - 1] @ vectors.T
-        logits = logits.masked_fill(batch["no_negative"], float("-inf"))
+        logits = logits.masked_fill(batch["excluded"], float("-inf"))
         loss = F.cross_entropy(logits, labels, reduction="sum")
         if self.symmetric:
             own = torch.arange(len(labels), device=labels.device)
             loss = (loss + F.cross_entropy(logits[:, labels].T, own, reduction="sum")) / 2
         return loss, outputs
 
-    def weight(self, batch: Batch) -> torch.Tensor:
-        return torch.tensor(len(batch["labels"]))
-
-    def _vectors(self, model: Any, batch: Batch) -> tuple[torch.Tensor, Any]:
-        """fp32 vectors of length one, (texts, width), and the model's outputs."""
-        outputs = self.forward(model, batch)
+    def _vectors(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """Return normalized vectors in fp32, (texts, width), and the model's outputs."""
+        outputs = model_outputs(self, model, batch)
         states, mask = outputs.last_hidden_state.float(), batch["attention_mask"][..., None]
         pooled = states[:, 0] if self.pooling == "cls" else (states * mask).sum(1) / mask.sum(1)
         return F.normalize(pooled, dim=-1), outputs
 
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """The vectors of a row's texts: (rows, most texts of a row, width)."""
-        from torch.nn.utils.rnn import pad_sequence
+    def finish(self, model: Model, folder: Path | None, stats: Callable[[], np.ndarray]) -> None:
+        """Write the files that sentence-transformers reads."""
+        if folder is not None:
+            sentence_transformers.write(folder, self.pooling or "mean", self.longest, model.config.hidden_size)
 
-        vectors = self._vectors(model, batch)[0].split(batch["texts"].tolist())
-        return pad_sequence(vectors, batch_first=True, padding_value=-100.0)
+    def predict_step(self, model: Model, batch: Batch) -> torch.Tensor:
+        """Return the vectors of each row's texts: (rows, most texts in a row, width)."""
+        vectors = self._vectors(model, batch)[0].split(batch["num_texts"].tolist())
+        return pad_sequence(vectors, batch_first=True, padding_value=IGNORED)
 
-    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        """`[score, cosine]` of each scored pair; or `[nDCG@10, recall@10, reciprocal rank]` of each distinct anchor,
-        for which all positives and negatives of the part are searched."""
-        from llmkit.evaluation import retrieval
+    def example_stats(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Tokenizer) -> np.ndarray:
+        """Return `[score, cosine]` of each scored pair, or `retrieval.rank` of each distinct anchor.
 
+        An anchor is compared with all positives and negatives of the part.
+        """
         if "score" in rows.column_names:
             return np.column_stack([rows["score"][:], (outputs[:, 0] * outputs[:, 1]).sum(-1)])
         anchors, documents, relevant = retrieval.judged(rows)
-        queries, searched = (outputs[tuple(zip(*found.values(), strict=True))] for found in (anchors, documents))
-        return retrieval.rank(retrieval.products(queries, searched), relevant)
+        queries, texts = (outputs[tuple(zip(*positions.values(), strict=True))] for positions in (anchors, documents))
+        return retrieval.rank(retrieval.products(queries, texts), relevant)
 
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        from llmkit.evaluation import retrieval
-
-        return retrieval.correlation(examples) if examples.shape[1] == 2 else retrieval.score(examples)
+    def score(self, stats: np.ndarray) -> dict[str, float]:
+        return retrieval.correlation(stats) if stats.shape[1] == 2 else retrieval.scores(stats)
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation import retrieval
-
         if self.graded:
-            value = retrieval.tfidf_spearman(self.texts(rows["train"]), rows["evaluation"])
-            return valued(floor={"chance": 0.0}, reference={"words in common (TF-IDF cosine)": value})
+            tfidf = retrieval.tfidf_spearman(self.texts(rows["train"]), rows["evaluation"])
+            return baseline_values(floor={"chance": 0.0}, reference={"words in common (TF-IDF cosine)": tfidf})
         chance, bm25 = retrieval.chance_and_bm25(rows["evaluation"])
-        return valued(floor={"chance": chance}, reference={"BM25": bm25})
+        return baseline_values(floor={"chance": chance}, reference={"BM25": bm25})
 
-    def embed(self, model: Any, tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
-        from llmkit.models.loading import positions
-
-        limit = positions(model.config, tokenizer)
-        batch = tokenizer(list(texts), truncation=True, max_length=limit, padding=True, return_tensors="pt")
+    def embed(self, model: Model, tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> np.ndarray:
+        """Return normalized float32 vectors in order: (texts, width). Texts longer than `max_length` tokens are cut."""
+        batch = tokenizer(list(texts), truncation=True, max_length=max_length, padding=True, return_tensors="pt")
+        log_truncated(sum(bool(encoding.overflowing) for encoding in batch.encodings or ()), "text", max_length)
         with torch.no_grad():
             return self._vectors(model, {**batch.to(model.device)})[0].cpu().numpy()
 
-    def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """`{"embedding"}` of each text, to seven decimals."""
-        return [{"embedding": v} for v in self.embed(model, tokenizer, inputs).astype(float).round(7).tolist()]
+    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[str], max_length: int) -> list[Row]:
+        """Return `{"embedding"}` for each text, rounded to seven decimals."""
+        vectors = self.embed(model, tokenizer, inputs, max_length).astype(float).round(7)
+        return [{"embedding": vector} for vector in vectors.tolist()]
 
-    def show(self, answer: Mapping[str, Any], given: Any) -> str:
-        return json.dumps(answer["embedding"])
-
-    def finish(self, folder: Path) -> None:
-        from llmkit.models import loading, pooling
-
-        pooling.write(folder, self.pooling or "mean", self.longest, loading.read_config(str(folder)).hidden_size)
-
-    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        texts = [row[c][:200] for c in (GRADED if self.graded else PAIRS[:2])]
-        pooled = "[0]" if self.pooling == "cls" else ".mean(0)"
-        return (
-            "import torch\nfrom transformers import pipeline\n\n"
-            f"embed = pipeline('feature-extraction', {folder!r}, tokenizer={folder!r}, truncation=True)\n"
-            f"texts = {texts!r}\n"
-            f"first, second = (embed(text, return_tensors=True)[0]{pooled} for text in texts)\n"
-            f"# the same: sentence_transformers.SentenceTransformer({folder!r}).encode(texts)\n"
-            "print(f'cosine {torch.cosine_similarity(first, second, dim=0):.4f}')"
-        )
+    def format_prediction(self, answer: Row, given: object) -> str:
+        return str(answer["embedding"])

@@ -1,226 +1,197 @@
-"""Sequence to sequence: a text in, another out (T5, BART, Marian …): translation, summaries, any text from a text."""
-
-from __future__ import annotations
+"""Sequence to sequence: generate a text from another one (T5, BART, Marian): translation, summarization, answers."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
-from llmkit.errors import RecipeError, raise_faults, suggest
-from llmkit.task import Batch, Dataset, Task, np, read_text, torch, valued
+import numpy as np
+import torch
+from accelerate.utils import extract_model_from_parallel
+from datasets import Dataset
+
+from llmkit.collate import IGNORED, Batch, token_batch
+from llmkit.errors import UsageError, suggest
+from llmkit.log import log_truncated
+from llmkit.metrics import overlap
+from llmkit.models import generation_config
+from llmkit.recipe import Recipe
+from llmkit.task import Columns, Model, Row, Rows, Task, Tokenizer, baseline_values, read_text, token_losses
+
+USUAL_NAMES = {
+    "source": ("text", "document", "article", "dialogue", "src"),
+    "target": ("summary", "highlights", "abstract", "tgt"),
+}
+FIRST_SENTENCE = re.compile(r"(?<=[.!?])\s|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
 class Seq2Seq(Task):
-    """A source and its target; of several targets of one source the first is learned, and all count in the score.
+    """Generate a target from a source. Of several targets the first is trained on, and all are references.
 
-    Evaluation generates, while training too. What `generation` says is saved in the model's generation config, so that
-    transformers alone generates the same.
+    Evaluation generates, also during training. The options in `generation` are saved in the model's generation config,
+    so that Transformers alone generates the same.
     """
 
     source: str = "source"
-    """the column to read, such as en (left out: also found under its usual names)"""
+    """Column to read, such as en (default: source, or one of its usual names)"""
     target: str = "target"
-    """the column to write, such as zh"""
+    """Column to generate, such as zh"""
     metric: str = "bleu"
-    """which decides: bleu or chrf (translation), rouge1, rouge2 or rougeL (summaries), exact_match or f1 (answers)"""
+    """Main metric: bleu or chrf (translation), rouge1, rouge2 or rougeL (summaries), exact_match or f1 (answers)"""
     cut: str = ""
-    """how BLEU and ROUGE tell words apart, by sacrebleu's names (left out: zh for Chinese targets, …)"""
+    """Tokenizer of BLEU and ROUGE, by sacrebleu's names (default: zh for Chinese targets, char for Japanese, …)"""
     prefix: str = ""
-    """put before every source, such as "summarize: " for a T5"""
+    """Text put before every source, such as "summarize: " for T5"""
     languages: tuple[str, ...] = ()
-    """codes of source and target for a multilingual tokenizer, such as [eng_Latn, zho_Hans]"""
+    """Language codes of source and target for a multilingual tokenizer, such as [eng_Latn, zho_Hans]"""
     label_smoothing: float = 0.0
-    """of the cross entropy"""
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    """any field of GenerationConfig, such as num_beams: 4 (left out: max_new_tokens: 128)"""
+    """Label smoothing of the cross-entropy"""
+    generation: Row = field(default_factory=dict)
+    """Fields of GenerationConfig, such as num_beams: 4 (default: max_new_tokens: 128)"""
 
     name: ClassVar[str] = "seq2seq"
     auto_class: ClassVar[str] = "AutoModelForSeq2SeqLM"
-    tokenizer_style: ClassVar[str] = "t5"
-    writes: ClassVar[bool] = True
 
     @property
     def columns(self) -> Mapping[str, tuple[str, ...]]:
-        usual = {
-            "source": ("text", "document", "article", "dialogue", "src"),
-            "target": ("summary", "highlights", "abstract", "tgt"),
-        }
-        # a translation is {"translation": {"en": …, "zh": …}}, as the hub's sets have it
-        return {column: usual.get(column, ()) for column in (self.source, self.target, "translation")}
+        # translation: {"en": …, "zh": …}, the format of translation datasets on the hub
+        return {column: USUAL_NAMES.get(column, ()) for column in (self.source, self.target, "translation")}
 
     @property
     def formats(self) -> tuple[tuple[str, ...], ...]:
         return (self.source, self.target), ("translation",)
 
     @property
-    def document(self) -> str:
+    def split_group(self) -> str:
         return self.source
 
     @property
-    def asks(self) -> tuple[str, ...]:
+    def predict_columns(self) -> tuple[str, ...]:
         return (self.source,)
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        from llmkit.evaluation import overlap
+        return (*overlap.metric_names(self.metric), "loss")
 
-        return (*overlap.names(self.metric), "loss")
+    def check(self, recipe: Recipe) -> list[str]:
+        known, tokenizers = [*overlap.TRANSLATION, *overlap.SUMMARY, *overlap.ANSWER], overlap.tokenizers()
+        faults = [] if self.metric in known else [f"task.metric: {self.metric!r} is not one of {', '.join(known)}"]
+        if self.cut and self.cut not in tokenizers:
+            faults.append(f"task.cut: no tokenizer {self.cut!r}; {suggest(self.cut, tokenizers)}")
+        if len(self.languages) not in (0, 2):
+            faults.append(f"task.languages: {list(self.languages)} are not two codes, of source and target")
+        return faults + generation_config.task_faults(self.generation)
 
-    @property
-    def primary(self) -> str:
-        return self.metric
-
-    def read_row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def read_row(self, row: Row) -> Row:
         if (pair := row.get("translation")) is not None:
             if not isinstance(pair, Mapping) or self.source not in pair:
-                there = ", ".join(pair) if isinstance(pair, Mapping) else type(pair).__name__
-                raise ValueError(f"'translation' holds {there}; say --task.source and --task.target, one of them each")
+                keys = ", ".join(pair) if isinstance(pair, Mapping) else type(pair).__name__
+                raise ValueError(f"'translation' holds {keys}; name two of them with --task.source and --task.target")
             row = pair
-        written = row.get(self.target)
-        if isinstance(written, (list, tuple)):
-            written = [w.strip() for w in written if isinstance(w, str) and w.strip()]
-        else:
-            written = [read_text(row, self.target).strip()]
-        if not written:
+        targets = row.get(self.target)
+        texts = targets if isinstance(targets, (list, tuple)) else [read_text(row, self.target)]
+        if not (texts := [text.strip() for text in texts if isinstance(text, str) and text.strip()]):
             raise ValueError(f"empty {self.target!r}")
-        return {self.source: _joined(row, self.source), self.target: written}
+        return {self.source: _read_joined(row, self.source), self.target: texts}
 
-    def read_question(self, row: Mapping[str, Any]) -> list[Any]:
-        return [_joined(self.asked(row), self.source)]
+    def read_question(self, row: Row) -> list[str]:
+        return [_read_joined(row, self.source)]
 
-    def fit(self, rows: Dataset) -> Self:
-        from llmkit.evaluation import overlap
-        from llmkit.models import generating
-
-        known, cuts = [*overlap.TRANSLATION, *overlap.SUMMARY, *overlap.ANSWER], overlap.cuts()
-        faults = [] if self.metric in known else [f"task.metric: {self.metric!r} is none of {', '.join(known)}"]
-        if self.cut and self.cut not in cuts:
-            faults.append(f"task.cut: {self.cut!r} is no way to tell words apart; {suggest(self.cut, cuts)}")
-        if len(self.languages) not in (0, 2):
-            faults.append(f"task.languages: {list(self.languages)} are not two, a source and a target")
-        raise_faults([*faults, *generating.of_task(self.generation)])
-        targets = [written[0] for written in rows[:1000][self.target]]
-        return self.replace(cut=self.cut or overlap.usual_cut(targets, self.metric))
+    def fit(self, rows: Mapping[str, Dataset]) -> Self:
+        if self.cut or "train" not in rows:
+            return self
+        targets = [texts[0] for texts in rows["train"][:1000][self.target]]
+        return replace(self, cut=overlap.default_tokenizer(targets, self.metric))
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         return (text for row in rows for text in (row[self.source], *row[self.target]))
 
-    def ready_tokenizer(self, tokenizer: Any) -> None:
-        speaks = hasattr(tokenizer, "src_lang") and hasattr(tokenizer, "tgt_lang")
-        if self.languages and not speaks:
-            raise RecipeError(f"task.languages: {type(tokenizer).__name__} knows no languages; leave it out")
+    def configure(self, tokenizer: Tokenizer, model: Model | None = None) -> None:
+        fields = dict(self.generation)
         if self.languages:
+            if not (hasattr(tokenizer, "src_lang") and hasattr(tokenizer, "tgt_lang")):
+                raise UsageError(f"task.languages: {type(tokenizer).__name__} has no languages; leave it out")
             tokenizer.src_lang, tokenizer.tgt_lang = self.languages
+            fields["forced_bos_token_id"] = tokenizer(text_target="")["input_ids"][0]  # the code of the target language
+        if model is not None:
+            generation_config.configure_generation(model, fields)
 
-    def ready_model(self, model: Any, tokenizer: Any) -> None:
-        from llmkit.models import generating
-
-        self.ready_tokenizer(tokenizer)
-        wanted = dict(self.generation)
-        if self.languages:  # the target's code is what a multilingual decoder says first
-            wanted["forced_bos_token_id"] = tokenizer(text_target="")["input_ids"][0]
-        generating.set_up(model, wanted)
-
-    def encode(self, rows: Mapping[str, Sequence[Any]], tokenizer: Any, max_length: int) -> dict[str, list[Any]]:
-        sources, cut = _ids(tokenizer, max_length, text=[self.prefix + text for text in rows[self.source]])
-        targets, cut_too = _ids(tokenizer, max_length, text_target=[written[0] for written in rows[self.target]])
-        ends, eos = set(tokenizer.all_special_ids), tokenizer.eos_token_id
+    def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
+        sources, source_cut = _encode(tokenizer, max_length, text=[self.prefix + text for text in rows[self.source]])
+        targets, target_cut = _encode(tokenizer, max_length, text_target=[texts[0] for texts in rows[self.target]])
+        special, eos = set(tokenizer.all_special_ids), tokenizer.eos_token_id
         return {
             "input_ids": sources,
-            "labels": [ids if ids[-1] in ends else [*ids[: max_length - 1], eos] for ids in targets],
+            "labels": [ids if ids[-1] in special else [*ids[: max_length - 1], eos] for ids in targets],
             "row": list(range(len(sources))),
-            "truncated": [a or b for a, b in zip(cut, cut_too, strict=True)],
+            "truncated": [a or b for a, b in zip(source_cut, target_cut, strict=True)],
         }
 
-    def collate(self, features: list[dict[str, Any]], tokenizer: Any, layout: str) -> Batch:
-        from llmkit.data import collation
+    def loss(self, model: Model, batch: Batch) -> tuple[torch.Tensor, Any]:
+        outputs = _model_outputs(model, batch)
+        return token_losses(outputs.logits, batch["labels"], self.label_smoothing).sum(), outputs
 
-        return collation.tokens(features, tokenizer.pad_token_id, layout, causal=False, labels=collation.IGNORED)
+    def predict_step(self, model: Model, batch: Batch) -> torch.Tensor:
+        """Return `[summed loss of the target, its tokens, generated ids …]` of each row: (rows, 2 + longest)."""
+        losses = token_losses(_model_outputs(model, batch).logits, batch["labels"])
+        generated = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])  # type: ignore
+        return torch.column_stack([losses.sum(-1), (batch["labels"] != IGNORED).sum(-1), generated])
 
-    def forward(self, model: Any, batch: Batch) -> Any:
-        from accelerate.utils import extract_model_from_parallel
+    def example_stats(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Tokenizer) -> np.ndarray:
+        """Return `[summed loss, tokens, counts of overlap …]` of each row."""
+        texts = _decode(tokenizer, [[int(i) for i in ids if i >= 0] for ids in outputs[:, 2:]])
+        counts = overlap.count(self.metric, self.cut, texts, rows[self.target][:])
+        return np.column_stack([outputs[:, :2].astype(np.float64), counts])
 
-        labels = batch["labels"]
-        shift = getattr(extract_model_from_parallel(model), "prepare_decoder_input_ids_from_labels", None)
-        said = {"decoder_input_ids": shift(labels=labels)} if shift else {"labels": labels}  # M2M100 shifts within
-        return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **said, use_cache=False)
-
-    def predict_step(self, model: Any, batch: Batch) -> torch.Tensor:
-        """`[summed nats of the target, its tokens, ids of the answer …]` of each row: (rows, 2 + longest answer)."""
-        _, nats = self.nats(model, batch)
-        answer = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return torch.column_stack([nats.sum(-1), (batch["labels"] != -100).sum(-1), answer])
-
-    def per_example(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Any) -> np.ndarray:
-        """`[nats, tokens, counts of what is shared with the targets …]` of each row."""
-        answers = _texts(tokenizer, [[int(i) for i in ids if i >= 0] for ids in outputs[:, 2:]])
-        return self._examples(outputs[:, :2], answers, rows[self.target][:])
-
-    def _examples(self, nats: np.ndarray, answers: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
-        from llmkit.evaluation import overlap
-
-        return np.column_stack([nats.astype(np.float64), overlap.count(self.metric, self.cut, answers, targets)])
-
-    def score(self, examples: np.ndarray) -> dict[str, float]:
-        from llmkit.evaluation import overlap
-
-        nats, tokens = examples[:, :2].sum(0)
-        return {**overlap.scores(self.metric, examples[:, 2:]), "loss": float(nats / tokens)}
+    def score(self, stats: np.ndarray) -> dict[str, float]:
+        loss, tokens = stats[:, :2].sum(0)
+        return {**overlap.scores(self.metric, stats[:, 2:]), "loss": float(loss / tokens)}
 
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
-        from llmkit.evaluation import overlap
-
         sources, targets = (rows["evaluation"][column][:] for column in (self.source, self.target))
-
-        def value(answers: Sequence[str]) -> float:
-            return self.score(self._examples(np.ones((len(sources), 2)), answers, targets))[self.primary]
-
-        copies, leads = {"copy-source": value(sources)}, {}
+        texts = {"copy-source": sources}
         if self.metric in overlap.SUMMARY:
-            firsts = [re.split(r"(?<=[.!?])\s|(?<=[。！？])", text, maxsplit=1)[0] for text in sources]
-            leads = {"lead-sentence": value(firsts)}
-        return valued(floor=copies, reference=leads)
+            texts["lead-sentence"] = [FIRST_SENTENCE.split(text, maxsplit=1)[0] for text in sources]
+        counts = {name: overlap.count(self.metric, self.cut, answers, targets) for name, answers in texts.items()}
+        values = {name: overlap.scores(self.metric, count)[self.metric] for name, count in counts.items()}
+        return baseline_values(floor={"copy-source": values.pop("copy-source")}, reference=values)
 
-    def predict(self, model: Any, tokenizer: Any, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        """`{"generated_text"}` of each source, as the model's generation config says."""
-        from llmkit.models.loading import positions
-
-        limit = positions(model.config, tokenizer)
-        given = [self.prefix + text for text in inputs]
-        cut = {"truncation": limit is not None, "max_length": limit}
-        encoded = tokenizer(given, **cut, padding=True, return_token_type_ids=False, return_tensors="pt")
+    def predict(self, model: Model, tokenizer: Tokenizer, inputs: Sequence[str], max_length: int) -> list[Row]:
+        """Return `{"generated_text"}` for each source, generated as the model's generation config says."""
+        sources, cut = _encode(tokenizer, max_length, text=[self.prefix + text for text in inputs])
+        log_truncated(sum(cut), "source", max_length)
+        batch = token_batch([{"input_ids": ids} for ids in sources], tokenizer.pad_token_id, "padded", causal=False)
         with torch.no_grad():
-            ids = model.generate(**encoded.to(model.device))
-        return [{"generated_text": text} for text in _texts(tokenizer, ids)]
+            generated = model.generate(**{name: tensor.to(model.device) for name, tensor in batch.items()})  # type: ignore
+        return [{"generated_text": text} for text in _decode(tokenizer, generated)]
 
-    def show(self, answer: Mapping[str, Any], given: Any) -> str:
+    def format_prediction(self, answer: Row, given: object) -> str:
         return " ".join(answer["generated_text"].split())
 
-    def snippet(self, folder: str, row: Mapping[str, Any]) -> str:
-        text = self.prefix + row[self.source][:400]
-        return (
-            f"{self.loading(folder)}"
-            f"batch = tokenizer([{text!r}], return_tensors='pt')\n"
-            "print(tokenizer.batch_decode(model.generate(**batch), skip_special_tokens=True))"
-        )
 
-
-def _joined(row: Mapping[str, Any], column: str) -> str:
-    """The text of a column; a list of sentences is one."""
+def _read_joined(row: Row, column: str) -> str:
+    """Return the text in a column, or its list of sentences as one text."""
     value = row.get(column)
     if isinstance(value, (list, tuple)) and all(isinstance(sentence, str) for sentence in value):
         row = {column: " ".join(sentence.strip() for sentence in value)}
     return read_text(row, column).strip()
 
 
-def _ids(tokenizer: Any, max_length: int, **texts: list[str]) -> tuple[list[list[int]], list[bool]]:
-    """Ids of each text, and whether it was cut."""
+def _encode(tokenizer: Tokenizer, max_length: int, **texts: list[str]) -> tuple[list[list[int]], list[bool]]:
+    """Return the ids of each text, and whether it was cut. `texts` are `text` or `text_target`."""
     whole = tokenizer(**texts, return_attention_mask=False, verbose=False)["input_ids"]
     ids = tokenizer(**texts, truncation=True, max_length=max_length, return_attention_mask=False)["input_ids"]
-    return ids, [len(kept) < len(all_of_it) for kept, all_of_it in zip(ids, whole, strict=True)]
+    return ids, [len(short) < len(full) for short, full in zip(ids, whole, strict=True)]
 
 
-def _texts(tokenizer: Any, ids: Any) -> list[str]:
+def _decode(tokenizer: Tokenizer, ids: list[list[int]] | torch.Tensor) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _model_outputs(model: Model, batch: Batch) -> Any:
+    """Call the model with the labels, shifted right, as its decoder's input."""
+    shift = getattr(extract_model_from_parallel(model), "prepare_decoder_input_ids_from_labels", None)
+    labels = batch["labels"]
+    target = {"decoder_input_ids": shift(labels=labels)} if shift else {"labels": labels}  # M2M100 shifts them itself
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **target)

@@ -1,74 +1,72 @@
-"""The output folder before and after: refused when it holds a run, resumed when asked, left alone when finished."""
-
-from __future__ import annotations
+"""The output folder before a run: refused if it holds a run, resumed if asked, left alone if the run is finished."""
 
 import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from llmkit.console import say
-from llmkit.errors import RecipeError
-from llmkit.parsing import read_yaml
-from llmkit.recipe import Recipe
-from llmkit.training.trainer import Trainer
+from llmkit.errors import UsageError
+from llmkit.log import log
+from llmkit.recipe import Recipe, read_yaml
+from llmkit.task import Json
 
-LENGTH = {f"training.{f}" for f in ("num_train_epochs", "max_steps", "logging_steps", "save_total_limit")}
-MAY_CHANGE = LENGTH | {"model.name"}
+MAY_CHANGE = ("num_train_epochs", "max_steps", "logging_steps", "save_total_limit")
+"""Training fields that a resumed run may change."""
 
 
-def open_folder(recipe: Recipe) -> dict[str, Any] | None:
-    """The metrics of a finished run that was asked to resume, or None: go on. RecipeError for a folder in use."""
+def finished_metrics(recipe: Recipe) -> Json | None:
+    """Return the metrics of a finished run that is to be resumed, or None if there is something to train.
+
+    Raises UsageError for an output folder that cannot be used.
+    """
     folder, resume = Path(recipe.run.output), recipe.run.resume
     holds_run = (folder / "recipe.yaml").exists()
-    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     fault = ""
     if not recipe.run.output:
         fault = "empty; name a folder"
-    elif above.is_dir() and not os.access(above, os.W_OK):
-        fault = f"{str(folder)!r} cannot be written: no right to write in {str(above)!r}"
+    elif existing.is_dir() and not os.access(existing, os.W_OK):
+        fault = f"{str(folder)!r} cannot be written: no permission to write in {str(existing)!r}"
     elif folder.is_file():
         fault = f"{str(folder)!r} is a file; choose a folder"
     elif resume and not holds_run:
         fault = f"{str(folder)!r} holds no run; leave --resume out, or name the run's --output"
     elif holds_run and not resume:
-        fault = f"{str(folder)!r} holds a run; go on with it by --resume, or choose another --output"
+        fault = f"{str(folder)!r} holds a run; resume it with --resume, or choose another --output"
     elif not resume and any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
         fault = f"{str(folder)!r} holds a model; choose another --output"
     if fault:
-        raise RecipeError(f"run.output: {fault}")
+        raise UsageError(f"run.output: {fault}")
     if not resume or not (folder / "metrics.json").exists():
         return None
-    say(f"{folder} is finished: nothing to resume", "decided")
-    if changed := _changes(recipe, ("model", "data", "training")):
-        fix = f"train on from its weights with --model {folder} and another --output"
-        say(f"not done: {'; '.join(changed[:6])}; {fix}", "warning")
+    log(f"{folder} is finished: nothing to resume", "config")
+    if changed := _changes(recipe, ("model", "data", "training"), ("model.name",)):
+        fix = f"to train its weights further, use --model {folder} with another --output"
+        log(f"not done: {'; '.join(changed[:6])}; {fix}", "warning")
     return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def to_resume(trainer: Trainer) -> str | None:
-    """The checkpoint to go on from. Raises RecipeError where the recipe is no longer the one that made it."""
-    recipe: Recipe = trainer.recipe
+def find_checkpoint(recipe: Recipe) -> str | None:
+    """Return the checkpoint to resume from. Raises UsageError if the recipe is not the one that made it."""
     if not recipe.run.resume:
         return None
-    if changed := _changes(recipe, ("task", "model", "data", "training"), MAY_CHANGE):
-        fix = "give the old values, or start anew with another --output"
-        raise RecipeError(f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); {fix}")
+    may_change = ("model.name", *(f"training.{name}" for name in MAY_CHANGE))
+    if changed := _changes(recipe, ("task", "model", "data", "training"), may_change):
+        fix = "restore the old values, or start a new run with another --output"
+        raise UsageError(f"run.resume: the recipe has changed ({'; '.join(changed[:6])}); {fix}")
     checkpoint = get_last_checkpoint(recipe.run.output)
     if checkpoint is None:
-        say(f"{recipe.run.output} has no checkpoint yet: starting from the first step", "decided")
+        log(f"{recipe.run.output} has no checkpoint yet: starting from the first step", "config")
     else:
-        say(f"going on from {checkpoint}", "decided")
-        trainer.args.eval_on_start = False  # the untrained model was measured when the run began
+        log(f"resuming from {checkpoint}", "config")
     return checkpoint
 
 
-def _changes(recipe: Recipe, parts: Sequence[str], leaving_out: Collection[str] = ("model.name",)) -> list[str]:
-    """What the recipe says otherwise than the one that is kept in its folder."""
+def _changes(recipe: Recipe, parts: Sequence[str], may_change: Collection[str]) -> list[str]:
+    """The fields in which a recipe differs from the one in its output folder."""
     recipes = read_yaml(Path(recipe.run.output) / "recipe.yaml"), recipe.to_dict()
     old, new = ({f"{p}.{k}": v for p in parts for k, v in (r.get(p) or {}).items()} for r in recipes)
-    differ = [k for k in old | new if old.get(k) != new.get(k) and k not in leaving_out]
-    return [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in differ]
+    changed = [k for k in old | new if old.get(k) != new.get(k) and k not in may_change]
+    return [f"{k} was {old.get(k)!r}, is {new.get(k)!r}" for k in changed]

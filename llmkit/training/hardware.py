@@ -1,6 +1,4 @@
-"""What this machine can do, decided once and printed with the reason: device, bf16, threads, allocator."""
-
-from __future__ import annotations
+"""What this machine can do: device, bf16, threads and memory allocator, each decided once and logged with its reason."""
 
 import contextlib
 import ctypes
@@ -11,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
+import torch
 
-from llmkit.console import say
+from llmkit.log import log
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """The decisions, each with its reason."""
+    """What was decided, with the reason for bf16."""
 
     device: str
     bf16: bool
@@ -26,7 +25,7 @@ class Hardware:
 
 
 def cpu_flags() -> set[str]:
-    """The processor's features as Linux names them; empty elsewhere."""
+    """Return the processor's features as Linux names them; empty on other systems."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
@@ -35,39 +34,35 @@ def cpu_flags() -> set[str]:
 
 
 @functools.cache
-def decide() -> Hardware:
-    """Look at the machine. Imports torch."""
-    import torch
-
+def detect() -> Hardware:
+    """Detect the device and whether it has native bf16."""
     threads = torch.get_num_threads()
     if torch.cuda.is_available():
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Hardware("cuda", able, f"{torch.cuda.get_device_name()} {'has' if able else 'lacks'} it", threads)
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Hardware("cuda", native, f"{torch.cuda.get_device_name()} {'has' if native else 'lacks'} it", threads)
     if torch.accelerator.is_available():
         return Hardware(str(torch.accelerator.current_accelerator()), False, "float32 is the safe choice here", threads)
-    fast = sorted({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
-    reason = f"this CPU has {', '.join(fast)}" if fast else "this CPU has no bf16 instructions"
-    return Hardware("cpu", bool(fast), reason, threads)
+    flags = sorted({"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags())
+    reason = f"this CPU has {', '.join(flags)}" if flags else "this CPU has no bf16 instructions"
+    return Hardware("cpu", bool(flags), reason, threads)
 
 
 def set_up() -> Hardware:
-    """Decide, share the cores among the processes of this machine, and keep freed memory (CPU with glibc)."""
-    import torch
-
+    """Share the cores among the processes of this machine, and keep freed memory (on a CPU with glibc)."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    words, given = launcher()
-    # `accelerate launch` leaves one thread of all, unless it was given another number
-    left_one = words and os.environ.get("OMP_NUM_THREADS") == "1" and "OMP_NUM_THREADS" not in given
-    if left_one or ("OMP_NUM_THREADS" not in os.environ and local > 1):
+    words, environment = launch_command()
+    # `accelerate launch` sets one thread, unless the user set another number
+    one_thread = words and os.environ.get("OMP_NUM_THREADS") == "1" and "OMP_NUM_THREADS" not in environment
+    if one_thread or ("OMP_NUM_THREADS" not in os.environ and local > 1):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
-    hardware = decide()
+    hardware = detect()
     if hardware.device == "cpu" and platform.libc_ver()[0] == "glibc":
         _keep_freed_memory()
     return replace(hardware, threads=torch.get_num_threads())
 
 
-def launcher() -> tuple[list[str], dict[str, str]]:
-    """The words and the environment that `accelerate launch` was called with; empty where it was not."""
+def launch_command() -> tuple[list[str], dict[str, str]]:
+    """Return the words and environment that `accelerate launch` was called with; empty without it."""
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:
         return [], {}
     try:
@@ -79,10 +74,10 @@ def launcher() -> tuple[list[str], dict[str, str]]:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """glibc gives large blocks back to the kernel at every step, and page faults then eat a third of the time."""
+    """Keep glibc from returning large blocks to the kernel at every step: page faults take a third of the time then."""
     libc = ctypes.CDLL(None)
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 * 2**20)
-    say("freed memory is kept by the process (glibc's mallopt): faster steps, a higher figure in `top`", "decided")
+    log("freed memory stays with the process (glibc mallopt): faster steps, a higher figure in `top`", "config")

@@ -1,1 +1,0 @@
-"""Metrics, the baselines beside them, and how sure they are."""
