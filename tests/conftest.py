@@ -1,8 +1,12 @@
-"""Tiny models built here, a cache of its own, no hub: what every test may lean on."""
+"""Shared fixtures: small rows, tiny models with random weights, and recipes. Tests use a cache of their own, offline."""
 
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # these are read when the libraries are imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models are slower with more threads
+
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
+
+import llmkit
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
+from llmkit.models.tokenizers import train_tokenizer
+from llmkit.tasks import CausalLM, TextClassification
 
 ROOT = Path(__file__).parent.parent
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only waits
 
 TEXTS = [
     "Once upon a time a fox met a crow by the river.",
@@ -53,6 +62,7 @@ TAGGED = [
 
 _CROW = "The crow held a piece of cheese, and the fox was hungry."
 _FOX = "从前，有一只狐狸住在山脚下。"
+_RACE = "Slow and steady wins the race"
 QUESTIONS = [
     {
         "question": question,
@@ -67,17 +77,13 @@ QUESTIONS = [
         ("谁住在山脚下？", _FOX, "一只狐狸"),
         ("狐狸住在哪里？", _FOX, "山脚下"),
         ("老虎吃什么？", _FOX, None),
-        (
-            "What said the tortoise?",
-            "Slow and steady wins the race, said the tortoise.",
-            "Slow and steady wins the race",
-        ),
+        ("What said the tortoise?", f"{_RACE}, said the tortoise.", _RACE),
     ]
 ]
 PAIRS = [
-    {"prompt": f"{asked} {n}", "chosen": chosen, "rejected": rejected}
+    {"prompt": f"{question} {n}", "chosen": chosen, "rejected": rejected}
     for n in range(4)
-    for asked, chosen, rejected in [
+    for question, chosen, rejected in [
         ("how was it?", "a fine film", "dull"),
         ("and the end?", "warm, wise", "loud and long"),
         ("好看吗？", "太好看了", "不好"),
@@ -102,18 +108,16 @@ PHRASES = [
 ] * 4
 
 
-def first_losses(recipe: Callable[..., Any], output: str, size: int, accumulation: int) -> list[float]:
-    """The losses of three steps of a recipe that `recipe(output, **training)` makes, batches cut as told."""
-    from llmkit import run
-
+def first_losses(recipe: Callable[..., Recipe], output: str, size: int, accumulation: int) -> list[float]:
+    """The losses of the first three steps of `recipe(output, **training)`."""
     settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-    logs = run(recipe(output, max_steps=3, **settings)).trainer.state.log_history
+    logs = llmkit.run(recipe(output, max_steps=3, **settings)).trainer.state.log_history
     return [log["loss"] for log in logs if "loss" in log]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Nothing a test prepares is found by another run of the tests, or by the user."""
+    """A cache for this test session, separate from the user's."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["LLMKIT_CACHE"] = str(folder)
     return folder
@@ -122,12 +126,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GPT-2 folder of two layers, 32 wide, 64 positions, random weights, dropout 0, byte-level BPE of 320."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from llmkit.models.tokenizers import train
-
-    tokenizer = train("bpe", 320, iter(TEXTS), "gpt2")
+    tokenizer = train_tokenizer("bpe", 320, iter(TEXTS), "gpt2")
     torch.manual_seed(0)
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0,
@@ -139,12 +138,7 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT folder (masked-LM head) of two layers, 32 wide, 64 positions, random weights, dropout 0."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
-
-    from llmkit.models.tokenizers import train
-
-    tokenizer = train("bpe", 320, iter([*TEXTS, *(r["text"] for r in REVIEWS)]), "bert")
+    tokenizer = train_tokenizer("bpe", 320, iter([*TEXTS, *(r["text"] for r in REVIEWS)]), "bert")
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -155,13 +149,8 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A T5 folder of two layers each way, 32 wide, random weights, dropout 0, byte-level BPE of 320."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    from llmkit.models.tokenizers import train
-
-    tokenizer = train("bpe", 320, (text for row in PHRASES for text in row.values()), "t5")
+    """A T5 folder of two encoder and two decoder layers, 32 wide, random weights, dropout 0, byte-level BPE of 320."""
+    tokenizer = train_tokenizer("bpe", 320, (text for row in PHRASES for text in row.values()), "t5")
     torch.manual_seed(0)
     config = T5Config(
         vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2, dropout_rate=0.0,
@@ -177,53 +166,38 @@ def save(model: Any, tokenizer: Any, folder: Path) -> Path:
 
 
 EXACT = {
-    "bf16": False,
-    "use_cpu": True,
-    "logging_steps": 1,
-    "eval_strategy": "no",
-    "save_strategy": "no",
-    "weight_decay": 0.0,
-}
-"""TrainingArguments under which runs can be compared: fp32, every loss logged, nothing else going on."""
+    "bf16": False, "use_cpu": True, "logging_steps": 1, "eval_strategy": "no", "save_strategy": "no", "weight_decay": 0.0,
+}  # fmt: skip
+"""TrainingArguments under which runs can be compared: fp32, every loss logged, no evaluation or checkpoint."""
 
 
 @pytest.fixture
-def causal_recipe(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., Any]:
-    """A small causal-LM recipe over TEXTS; keywords replace fields of `data`, `training` is laid over EXACT."""
-    from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
-    from llmkit.tasks import CausalLM
+def causal_recipe(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Returns a function that makes a small causal-LM recipe over TEXTS.
 
-    def make(
-        output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any
-    ) -> Any:
-        base = DataConfig(train=[{"text": t} for t in TEXTS], validation=0.2, max_length=32)
-        return Recipe(
-            task=CausalLM(),
-            model=model or ModelConfig(name=str(tiny_gpt2)),
-            data=replace(base, **data),
-            training={**EXACT, "num_train_epochs": 1, "learning_rate": 1e-3, **(training or {})},
-            run=RunConfig(output=str(tmp_path / output), **(run or {})),
-        )
-
-    return make
+    Its keywords replace fields of `data`; `training` is added to EXACT.
+    """
+    data = DataConfig(train=[{"text": t} for t in TEXTS], validation=0.2, max_length=32)
+    return _recipe_maker(CausalLM(), tiny_gpt2, data, tmp_path)
 
 
 @pytest.fixture
-def review_recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Any]:
-    """A small classification recipe over REVIEWS, made like `causal_recipe`."""
-    from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
-    from llmkit.tasks import TextClassification
+def review_recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Returns a function that makes a small classification recipe over REVIEWS, as `causal_recipe` does."""
+    data = DataConfig(train=REVIEWS, validation=REVIEWS[::3], max_length=32)
+    return _recipe_maker(TextClassification(), tiny_bert, data, tmp_path)
 
+
+def _recipe_maker(task: Any, folder: Path, base: DataConfig, output_folder: Path) -> Callable[..., Recipe]:
     def make(
         output: str = "run", model: Any = None, run: dict | None = None, training: dict | None = None, **data: Any
-    ) -> Any:
-        base = DataConfig(train=REVIEWS, validation=REVIEWS[::3], max_length=32)
+    ) -> Recipe:
         return Recipe(
-            task=TextClassification(),
-            model=model or ModelConfig(name=str(tiny_bert)),
+            task=task,
+            model=model or ModelConfig(name=str(folder)),
             data=replace(base, **data),
             training={**EXACT, "num_train_epochs": 1, "learning_rate": 1e-3, **(training or {})},
-            run=RunConfig(output=str(tmp_path / output), **(run or {})),
+            run=RunConfig(output=str(output_folder / output), **(run or {})),
         )
 
     return make
@@ -231,7 +205,7 @@ def review_recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def llmkit_command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run `python -m llmkit …` in an empty folder; the answer has returncode, stdout, stderr."""
+    """Runs `python -m llmkit ...` in an empty folder; returns returncode, stdout and stderr."""
 
     def run(
         *words: str, stdin: str | None = None, env: dict[str, str] | None = None, timeout: float = 300

@@ -1,6 +1,6 @@
-"""What the invariance tests run, in one process or under a launcher: `python job.py OUT FOLDER GPT2 BERT BATCH ACCUMULATION`.
+"""The runs of test_invariants.py, in one process or under a launcher: `job.py OUT FOLDER GPT2 BERT BATCH ACCUMULATION`.
 
-Trains three tasks in fp32 and writes every logged loss, gradient norm and final figure to OUT as JSON (rank 0).
+Trains three tasks in fp32 and writes every logged loss and gradient norm, and the final metrics, to OUT as JSON (rank 0).
 """
 
 import json
@@ -35,11 +35,11 @@ def recipes(folder: str, gpt2: str, bert: str, batch: int, accumulation: int) ->
 
 
 def main(out: str, folder: str, gpt2: str, bert: str, batch: int, accumulation: int) -> None:
-    found = {}
+    results = {}
     for name, recipe in recipes(folder, gpt2, bert, batch, accumulation).items():
         result = run(recipe)
         logs = result.trainer.state.log_history
-        found[name] = {
+        results[name] = {
             "losses": [log["loss"] for log in logs if "loss" in log],
             "norms": [log["grad_norm"] for log in logs if "grad_norm" in log],
             "before": result.metrics["before"],
@@ -47,7 +47,7 @@ def main(out: str, folder: str, gpt2: str, bert: str, batch: int, accumulation: 
             "processes": result.trainer.args.world_size,
         }
     if os.environ.get("RANK", "0") == "0":
-        Path(out).write_text(json.dumps(found))
+        Path(out).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A Hugging Face hub in one process: folders served under model names over http, for as long as a `with` lasts.
+"""A local Hugging Face hub: serves folders under model names over HTTP within a `with` block.
 
-Enough of the hub's API for `snapshot_download` (huggingface_hub 2.x): a model's info, its file tree, and its files with
-ETag, X-Repo-Commit and X-Linked-Size; 404 with the hub's own error codes for anything else. `requests` lists what was
-asked for, so that a test can tell what was left alone.
+It implements what `snapshot_download` (huggingface_hub 2.x) uses: a model's info, its file tree, and its files with
+ETag, X-Repo-Commit and X-Linked-Size; and 404 with the hub's error codes for anything else. `requests` lists the
+requests, so that a test can check what was not downloaded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 
 class LocalHub:
-    """`with LocalHub({"gpt2": folder}) as hub:` serves at `hub.url`, on 127.0.0.1 and a port that was free."""
+    """`with LocalHub({"gpt2": folder}) as hub:` serves at `hub.url`, on a free port of 127.0.0.1."""
 
     def __init__(self, repositories: Mapping[str, Path]):
         self.repositories = {name: _files(folder) for name, folder in repositories.items()}

@@ -1,10 +1,13 @@
-"""Every task keeps the contract: rows in, features, a summed loss with its weight, metrics by name, a folder that
-answers; and so does a stranger's task, given as an instance or an import path."""
+"""Every task keeps the contract: rows, features, a summed loss with its weight, metrics by name, a folder that answers.
+Tasks from outside the package do too, given as an instance or an import path."""
 
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from conftest import EXACT, PAIRS, PHRASES, QUESTIONS, REVIEWS, TAGGED, TEXTS
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
-from llmkit.cli import command
-from llmkit.errors import RecipeError
+from llmkit.cli.main import command
+from llmkit.errors import UsageError
+from llmkit.task import OLD_MEMBERS, Task, is_causal
 from llmkit.tasks import (
-    TASKS,
     CausalLM,
     MaskedLM,
     Preference,
@@ -29,7 +32,10 @@ from llmkit.tasks import (
     TextClassification,
     TokenClassification,
     find_task,
+    known_tasks,
 )
+
+TASKS = known_tasks()
 
 ROWS: dict[type, list[dict]] = {
     CausalLM: [{"text": t} for t in TEXTS],
@@ -47,12 +53,12 @@ ROWS: dict[type, list[dict]] = {
 
 @pytest.fixture(scope="module")
 def models(tiny_gpt2: Path, tiny_bert: Path, tiny_t5: Path) -> dict[str, Path]:
-    """A tiny model for each style of tokenizer."""
-    return {"gpt2": tiny_gpt2, "bert": tiny_bert, "t5": tiny_t5}
+    """A tiny model for each Auto class."""
+    return {"AutoModelForCausalLM": tiny_gpt2, "AutoModelForSeq2SeqLM": tiny_t5, "": tiny_bert}
 
 
 def recipe_for(task: type, models: dict[str, Path], output: Path, **training: Any) -> Recipe:
-    model = models[task.tokenizer_style]
+    model = models.get(task.auto_class, models[""])
     data = DataConfig(train=ROWS[task], validation=ROWS[task][::4], max_length=32)
     return Recipe(
         task(), ModelConfig(name=str(model)), data, {**EXACT, "max_steps": 3, **training}, RunConfig(output=str(output))
@@ -64,24 +70,24 @@ def trainer(request, models: dict[str, Path], tmp_path_factory) -> Any:
     return build_trainer(recipe_for(request.param, models, tmp_path_factory.mktemp("run") / "r"))
 
 
-def test_every_task_is_tried_here() -> None:
+def test_every_task_has_rows_here() -> None:
     assert set(ROWS) == set(TASKS)
 
 
-def test_a_task_is_a_frozen_value(trainer: Any) -> None:
+def test_task_is_frozen_and_rebuilt_from_its_fields(trainer: Any) -> None:
     with pytest.raises(AttributeError):
         trainer.task.anything = 1
     assert find_task(trainer.task.name) is type(trainer.task)
     assert repr(trainer.task) == repr(type(trainer.task)(**trainer.task.__dict__))
 
 
-def test_features_name_the_row_they_come_from(trainer: Any) -> None:
+def test_features_name_their_row(trainer: Any) -> None:
     for part, features in trainer.features.items():
         assert min(features["row"]) >= 0 and max(features["row"]) < len(trainer.rows[part])
 
 
-def test_the_loss_is_a_sum_that_weight_divides(trainer: Any) -> None:
-    """Two batches together cost the sum of what they cost alone, and weigh the sum of their weights."""
+def test_loss_is_a_sum_over_what_weight_counts(trainer: Any) -> None:
+    """The loss of two batches in one is the sum of their losses, and its weight the sum of their weights."""
     view = next(iter(trainer.get_train_dataloader())).keys()
     assert "labels" in view
     task, model = trainer.task, trainer.model.eval()
@@ -93,28 +99,24 @@ def test_the_loss_is_a_sum_that_weight_divides(trainer: Any) -> None:
     with torch.no_grad():
         total, parts = task.loss(model, whole)[0], [task.loss(model, b)[0] for b in (first, second)]
     assert total.dtype == torch.float32
-    if task.row_alone:  # elsewhere a larger batch has other negatives
+    if "excluded" not in whole:  # the negatives of an embedding are the other texts of the batch
         assert total.item() == pytest.approx(sum(p.item() for p in parts), rel=1e-5)
     assert int(task.weight(whole)) == int(task.weight(first)) + int(task.weight(second)) > 0
 
 
-def test_an_example_is_a_few_numbers(trainer: Any) -> None:
-    examples = trainer.per_example("validation")
-    assert examples.ndim == 2 and len(examples) in (
-        len(trainer.features["validation"]),
-        len(trainer.rows["validation"]),
-    )
+def test_example_stats_are_numbers_per_example(trainer: Any) -> None:
+    stats = trainer.stats("validation")
+    assert stats.ndim == 2 and len(stats) in (len(trainer.features["validation"]), len(trainer.rows["validation"]))
 
 
-def test_scores_are_the_metrics_it_names(trainer: Any) -> None:
-    examples = trainer.per_example("validation")
-    scores = trainer.task.score(examples)
-    json.dumps(trainer.task.details(examples))
+def test_score_returns_the_named_metrics(trainer: Any) -> None:
+    stats = trainer.stats("validation")
+    scores = trainer.task.score(stats)
+    json.dumps(trainer.task.details(stats))
     assert set(scores) == set(trainer.task.metrics)
-    assert trainer.task.primary in scores
 
 
-def test_a_baseline_says_its_kind(trainer: Any) -> None:
+def test_baselines_name_their_kind(trainer: Any) -> None:
     raw = {"train": trainer.rows["train"], "evaluation": trainer.rows["validation"]}
     found = trainer.task.baselines(trainer.features["train"], trainer.features["validation"], raw, True)
     assert found
@@ -123,26 +125,26 @@ def test_a_baseline_says_its_kind(trainer: Any) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda t: t.name)
-def test_a_saved_folder_answers_by_itself(task: type, models: dict[str, Path], tmp_path: Path) -> None:
+def test_saved_folder_loads_and_answers(task: type, models: dict[str, Path], tmp_path: Path) -> None:
     result = run(recipe_for(task, models, tmp_path / "r"))
     model = llmkit.load(str(result.output))
     assert model.task == result.trainer.task
     row = {"response": "a fine film", **ROWS[task][0]}
-    asks = model.task.asks
+    asks = model.task.predict_columns
     text = row.get(asks[0], TEXTS[0]) if len(asks) == 1 else {column: row[column] for column in asks}
-    if task.can_generate:
+    if is_causal(task()):
         prompt = row.get("text") or row["prompt"]
         answer = model.generate(prompt, max_new_tokens=3)
         assert answer.startswith(prompt) != bool(model.tokenizer.chat_template)  # of a chat the answer alone
-        with pytest.raises(RecipeError, match="does not predict"):
+        with pytest.raises(UsageError, match="does not predict"):
             model.predict(text)
     else:
         assert isinstance(model.predict([text])[0], dict)
-        with pytest.raises(RecipeError, match="does not generate"):
+        with pytest.raises(UsageError, match="does not generate"):
             model.generate("a fine film")
 
 
-STRANGER = '''
+OUTSIDE = '''
 from dataclasses import dataclass
 from typing import ClassVar
 import torch
@@ -150,7 +152,7 @@ from llmkit.tasks import TextClassification
 
 @dataclass(frozen=True)
 class Shouting(TextClassification):
-    """A stranger's task: the negatives count `factor` times."""
+    """A task from outside the package: the negatives count `factor` times."""
     factor: float = 3.0
     name: ClassVar[str] = "shouting"
 
@@ -166,8 +168,8 @@ class Shouting(TextClassification):
 
 
 @pytest.mark.parametrize("how", ["instance", "import path"])
-def test_a_strangers_task_trains_saves_and_reloads(how: str, tiny_bert: Path, tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "elsewhere.py").write_text(STRANGER)
+def test_outside_task_trains_saves_and_reloads(how: str, tiny_bert: Path, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "elsewhere.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(sys.modules, "elsewhere", None)
     del sys.modules["elsewhere"]
@@ -201,3 +203,32 @@ def test_a_strangers_task_trains_saves_and_reloads(how: str, tiny_bert: Path, tm
     model = llmkit.load(str(output))
     assert type(model.task).__name__ == "Shouting" and model.task.factor == 2.0
     assert model.predict("a fine film")["label"] in ("positive", "negative")
+
+
+def test_outside_task_that_cannot_be_imported_says_where_to_run(tiny_bert: Path, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_bert, folder)
+    (folder / "recipe.yaml").write_text("task: {name: 'not_here:Shouting'}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"not_here:Shouting.*run from the folder that holds not_here.py.*PYTHONPATH"):
+        llmkit.load(str(folder))
+
+
+@pytest.mark.parametrize("name", OLD_MEMBERS)
+def test_task_with_an_old_member_is_told_what_replaced_it(name: str) -> None:
+    with pytest.raises(UsageError, match=f"Old: {name} is ") as e:
+        type("Old", (Task,), {name: None, "__module__": "elsewhere"})
+    assert OLD_MEMBERS[name] in str(e.value)
+    assert not hasattr(CausalLM(), name)
+    with pytest.raises(AttributeError, match=f"{name!r}; it {re.escape(OLD_MEMBERS[name])}"):
+        getattr(CausalLM(), name)
+
+
+def test_all_faults_of_options_are_named_together(models: dict[str, Path], tmp_path: Path) -> None:
+    recipe = recipe_for(CausalLM, models, tmp_path / "r", learning_rate=-1)
+    recipe = replace(recipe, task=CausalLM(label_smoothing=2), data=replace(recipe.data, max_length=1))
+    with pytest.raises(UsageError) as e:
+        build_trainer(recipe)
+    assert len(e.value.faults) == 3
+    for name in ("training.learning_rate: -1", "task.label_smoothing: 2", "data.max_length: 1"):
+        assert name in str(e.value)

@@ -1,4 +1,4 @@
-"""What examples/ promises: a loop of one's own with the losses of run(), and YAML that Accelerate reads."""
+"""The examples: the losses of own_loop.py are those of `run`, and Accelerate reads its configurations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+
+import llmkit
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -33,11 +37,9 @@ def own_loop() -> ModuleType:
     ],
     ids=["plain", "accumulated", "classification"],
 )  # fmt: skip
-def test_own_loop_gives_the_losses_of_run(
+def test_own_loop_has_the_losses_of_run(
     own_loop: ModuleType, kind: str, training: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    import llmkit
-
     make: Callable[..., Any] = request.getfixturevalue(f"{kind}_recipe")
     logs = llmkit.run(make("run", training=training)).trainer.state.log_history
     expected = [log["loss"] for log in logs if "loss" in log]
@@ -46,14 +48,12 @@ def test_own_loop_gives_the_losses_of_run(
 
 
 def test_own_loop_saves_a_plain_folder(own_loop: ModuleType, causal_recipe: Callable[..., Any], tmp_path: Path) -> None:
-    import llmkit
-
     own_loop.train(causal_recipe("loop", training={"max_steps": 2}))
     assert not (tmp_path / "loop" / "recipe.yaml").exists()
     assert llmkit.load(str(tmp_path / "loop")).generate("Once", max_new_tokens=3).startswith("Once")
 
 
-CONFIGS = {  # name: distributed type, processes in all, machines
+CONFIGS = {  # name: distributed type, total number of processes, machines
     "ddp": ("MULTI_GPU", 2, 1),
     "fsdp2": ("FSDP", 2, 1),
     "deepspeed_zero3": ("DEEPSPEED", 2, 1),
@@ -61,36 +61,33 @@ CONFIGS = {  # name: distributed type, processes in all, machines
 }
 
 
-def test_every_accelerate_config_is_listed() -> None:
+def test_configs_lists_every_accelerate_file() -> None:
     assert {p.stem for p in (EXAMPLES / "accelerate").glob("*.yaml")} == set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_accelerate_reads_its_config(name: str) -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    config = load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml"))
+def test_accelerate_reads_the_config(name: str) -> None:
+    config = _load(name)
     kind, processes, machines = CONFIGS[name]
     assert config.distributed_type.value == kind
     assert (config.num_processes, config.num_machines) == (processes, machines)
-    assert config.mixed_precision == "no"  # a word, not YAML's false
+    assert config.mixed_precision == "no"  # a string, not the YAML value false
     assert config.use_cpu is False
 
 
 @pytest.mark.parametrize(("name", "part"), [("fsdp2", "fsdp_config"), ("deepspeed_zero3", "deepspeed_config")])
-def test_accelerate_launch_knows_every_key(name: str, part: str) -> None:
-    """The loader takes any mapping here; the launcher uses only what is one of its own options."""
-    from accelerate.commands.config.config_args import load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
+def test_accelerate_launch_has_an_option_for_every_key(name: str, part: str) -> None:
+    """The loader accepts any mapping here; the launcher uses only keys that are its options."""
     options = {action.dest for action in launch_command_parser()._actions}
-    given = getattr(load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml")), part)
-    assert set(given) <= options, json.dumps(sorted(set(given) - options))
+    keys = set(getattr(_load(name), part))
+    assert keys <= options, json.dumps(sorted(keys - options))
 
 
-def test_the_fsdp_config_is_version_2_and_saves_a_whole_model() -> None:
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    fsdp = load_config_from_file(str(EXAMPLES / "accelerate" / "fsdp2.yaml")).fsdp_config
+def test_fsdp_config_is_version_2_and_saves_the_full_model() -> None:
+    fsdp = _load("fsdp2").fsdp_config
     assert fsdp["fsdp_version"] == 2
     assert fsdp["fsdp_state_dict_type"] == "FULL_STATE_DICT"
+
+
+def _load(name: str) -> Any:
+    return load_config_from_file(str(EXAMPLES / "accelerate" / f"{name}.yaml"))

@@ -1,59 +1,51 @@
-"""The laws of the house, read off the source: imports go down, torch comes late, no task by name, no pickle, no foreign code."""
+"""The laws of the package, read from its source: imports go down, torch loads late, no pickle, no foreign code."""
 
 from __future__ import annotations
 
 import ast
-import importlib
+import itertools
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 import llmkit
+from llmkit import tasks
+from llmkit.task import Task
 
 PACKAGE = Path(llmkit.__file__).parent
 FILES = {
-    ".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): p
+    ".".join(("llmkit", *p.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): p
     for p in sorted(PACKAGE.rglob("*.py"))
+    if "recipes" not in p.parts
 }
-"""Each module, without `llmkit.` before it (the package itself is the empty word)."""
-
-LAYERS = (  # bottom to top; a room stands for its files, but for those that are named
-    ("", "errors", "console"),
-    ("task",),
+"""Each module by its full name."""
+FLOORS = (
+    ("errors", "log"),
+    ("collate",),
     ("recipe",),
-    ("data", "models"),
-    ("evaluation.metrics", "evaluation.squad", "evaluation.retrieval", "evaluation.overlap"),
-    ("evaluation.baselines",),
-    ("evaluation.labels",),
+    ("task",),
+    ("hub",),
+    ("data",),
+    ("models",),
+    ("metrics",),
     ("tasks",),
-    ("parsing", "generation"),
+    ("generation",),
     ("training",),
     ("predictor",),
-    ("evaluation",),
-    ("reporting.files", "reporting.card", "search"),
-    ("running",),
-    ("reporting", "asking"),
-    ("cli", "__main__"),
+    ("search",),
+    ("pipeline",),
+    ("cli",),
+    ("", "__main__"),
 )
-NO_TORCH = sorted(
-    {
-        "",
-        "cli",
-        "recipe",
-        "parsing",
-        "task",
-        "errors",
-        "console",
-        "data",
-        "data.sources",
-        "data.cleaning",
-        "data.splits",
-    }
-    | {name for name in FILES if name.split(".")[0] == "tasks"}
-)
+"""From the ground up; a folder stands on one floor with all of its files, the package itself on the top one."""
+TORCH_FREE = ("errors", "log", "recipe", "training.fields", "tasks", "cli.main", "cli.options", "")
+"""Modules that the command line imports before it loads a task."""
+HEAVY = {"torch", "transformers", "datasets", "accelerate", "peft", "sklearn", "scipy"}
+MAX_LATE_IMPORTS, MAX_ANY, MAX_FUNCTION = 50, 150, 50
 
 
 @cache
@@ -61,82 +53,99 @@ def tree(name: str) -> ast.Module:
     return ast.parse(FILES[name].read_text(encoding="utf-8"))
 
 
-@cache
-def imports(name: str) -> tuple[tuple[str, bool], ...]:
-    """`(module, whether only when a function runs)` of every import in a file but those for type checkers."""
-    found: list[tuple[str, bool]] = []
+def imports(name: str) -> Iterator[tuple[str, bool]]:
+    """Yield `(module, is_late)` for every import in a file, late ones and those for type checkers included."""
 
-    def walk(node: ast.AST, late: bool) -> None:
+    def walk(node: ast.AST, in_function: bool) -> Iterator[tuple[str, bool]]:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
             if isinstance(child, ast.Import):
-                found.extend((alias.name, late) for alias in child.names)
+                yield from ((alias.name, in_function) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 for alias in child.names:
                     inner = f"{child.module}.{alias.name}"
-                    found.append((inner if inner.removeprefix("llmkit.") in FILES else str(child.module), late))
-            else:
-                walk(child, late or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)))
+                    yield (inner if inner in FILES else str(child.module)), in_function
+            is_function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            yield from walk(child, in_function or is_function)
 
-    walk(tree(name), False)
-    return tuple(found)
-
-
-def own(name: str) -> set[str]:
-    """The modules of llmkit that a file imports, early or late."""
-    inside = {m for m, _ in imports(name) if m.split(".")[0] == "llmkit"}
-    return {m.removeprefix("llmkit").lstrip(".") for m in inside} - {name}
+    return walk(tree(name), False)
 
 
-def layer(name: str) -> int | None:
-    word = name
-    while True:
-        for height, names in enumerate(LAYERS):
-            if word in names and (word or not name):
-                return height
-        if "." not in word:
-            return None
-        word = word.rpartition(".")[0]
+def own_imports(name: str) -> set[str]:
+    return {module for module, _ in imports(name) if module in FILES} - {name}
 
 
-def test_every_file_has_a_layer() -> None:
-    assert [name for name in FILES if layer(name) is None] == []
+def floor(name: str) -> int:
+    room = name.removeprefix("llmkit").lstrip(".").split(".")[0]
+    return next(height for height, rooms in enumerate(FLOORS) if room in rooms)
 
 
-@pytest.mark.parametrize("name", FILES, ids=lambda n: n or "llmkit")
-def test_imports_go_down(name: str) -> None:
-    assert {other for other in own(name) if layer(other) > layer(name)} == set()
+def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
+    for name in FILES:
+        for node in ast.walk(tree(name)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield f"{name}.{node.name}", node
 
 
-def test_no_file_imports_itself_by_a_detour() -> None:
-    level = {name: {o for o in own(name) if layer(o) == layer(name)} for name in FILES}
-    while leaves := [name for name, others in level.items() if not others]:
-        level = {name: others - set(leaves) for name, others in level.items() if name not in leaves}
-    assert level == {}
+def members() -> tuple[set[str], set[str]]:
+    """The public methods and class variables of the contract."""
+    public = {name for name in {*vars(Task), *Task.__annotations__} if not name.startswith("_")}
+    methods = {name for name in public if callable(getattr(Task, name, None))}
+    return methods, public - methods
 
 
-@pytest.mark.parametrize("name", [n for n in FILES if n.startswith("tasks.")])
-def test_a_task_leans_on_the_contract_alone(name: str) -> None:
-    early = {m for m, late in imports(name) if not late and m.startswith("llmkit")}
-    parents = {m for m in early if m.startswith("llmkit.tasks.")}  # a task may be another one, asked otherwise
-    assert early - parents <= {"llmkit.task", "llmkit.errors"} and len(parents) <= 1
+@pytest.mark.parametrize("name", FILES)
+def test_imports_point_to_lower_floors(name: str) -> None:
+    assert {other for other in own_imports(name) if floor(other) > floor(name)} == set()
 
 
-@pytest.mark.parametrize("name", NO_TORCH, ids=lambda n: n or "llmkit")
-def test_torch_comes_late(name: str) -> None:
-    heavy = {"torch", "transformers", "datasets", "accelerate", "peft"}
-    assert {m for m, late in imports(name) if not late and m.split(".")[0] in heavy} == set()
+def test_no_import_circle_within_a_floor() -> None:
+    graph = {name: {o for o in own_imports(name) if floor(o) == floor(name)} for name in FILES}
+    while leaves := {name for name, others in graph.items() if not others & set(graph)}:
+        graph = {name: others for name, others in graph.items() if name not in leaves}
+    assert graph == {}
 
 
-def test_importing_these_rooms_imports_no_torch() -> None:
-    modules = [f"llmkit.{name}".rstrip(".") for name in NO_TORCH]
-    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\nprint('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_module_does_not_import_torch(name: str) -> None:
+    module = f"llmkit.{name}".rstrip(".")
+    code = f"import sys, {module}; print(sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
-def test_nothing_is_decided_by_a_task_s_name() -> None:
-    asked = [
+def test_late_imports_are_few_and_only_in_the_command_line() -> None:
+    late = [(name, module) for name in FILES for module, is_late in imports(name) if is_late]
+    assert len(late) < MAX_LATE_IMPORTS
+    assert {name for name, _ in late if not name.startswith("llmkit.cli")} == set()
+
+
+def test_any_is_rare() -> None:
+    uses = [n for name in FILES for n in ast.walk(tree(name)) if isinstance(n, ast.Name) and n.id == "Any"]
+    assert len(uses) < MAX_ANY
+
+
+def test_functions_are_at_most_fifty_lines() -> None:
+    assert {name: n for name, node in functions() if (n := node.end_lineno - node.lineno + 1) > MAX_FUNCTION} == {}
+
+
+def test_contract_has_at_most_twenty_methods_and_twelve_fields() -> None:
+    methods, fields = members()
+    assert len(methods) <= 20, methods
+    assert len(fields) <= 12, fields
+
+
+def test_every_member_of_the_contract_has_a_docstring() -> None:
+    methods, fields = members()
+    body = next(n for n in tree("llmkit.task").body if isinstance(n, ast.ClassDef) and n.name == "Task").body
+    documented = {n.name for n in body if isinstance(n, ast.FunctionDef) and ast.get_docstring(n)}
+    for field, text in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            documented.add(field.target.id)
+    assert methods | fields <= documented
+
+
+def test_no_decision_depends_on_a_task_name() -> None:
+    comparisons = [
         f"{name}: {ast.unparse(node)}"
         for name in FILES
         for node in ast.walk(tree(name))
@@ -144,10 +153,10 @@ def test_nothing_is_decided_by_a_task_s_name() -> None:
         for side in ([node.subject] if isinstance(node, ast.Match) else [node.left, *node.comparators])
         if ast.unparse(side).split(".")[-2:] == ["task", "name"]
     ]
-    assert asked == []
+    assert comparisons == []
 
 
-def test_no_code_of_a_repository_is_run() -> None:
+def test_no_code_from_a_repository_runs() -> None:
     values = {
         (name, ast.unparse(node.value))
         for name in FILES
@@ -158,16 +167,25 @@ def test_no_code_of_a_repository_is_run() -> None:
     assert [name for name in FILES if "trust_remote_code=True" in FILES[name].read_text(encoding="utf-8")] == []
 
 
-def test_no_pickle_is_read() -> None:
+def test_no_pickle_is_loaded() -> None:
     calls = {ast.unparse(n.func) for name in FILES for n in ast.walk(tree(name)) if isinstance(n, ast.Call)}
     assert not calls & {"torch.load", "pickle.load", "pickle.loads", "joblib.load"}
     assert not {m for name in FILES for m, _ in imports(name)} & {"pickle", "joblib", "dill", "cloudpickle"}
 
 
-def test_public_names_are_these_and_no_more() -> None:
+def test_tests_mirror_the_package() -> None:
+    """Every test file in a folder of tests/ stands for the file of the package with the same path."""
+    root = Path(__file__).parent
+    mirrored = {f"llmkit.{p.parent.name}.{p.stem.removeprefix('test_')}" for p in root.glob("*/test_*.py")}
+    assert mirrored <= set(FILES), mirrored - set(FILES)
+    for room in ("cli", "data", "metrics", "models", "tasks", "training"):
+        assert (root / room).is_dir(), room
+
+
+def test_public_names_are_complete() -> None:
     configs = {"Recipe", "DataConfig", "ModelConfig", "RunConfig"}
-    calls = {"run", "build_trainer", "load", "main"}
-    types = {"Task", "Result", "Predictor", "RecipeError", "RunFailed"}
+    calls = {"run", "build_trainer", "evaluate", "load", "main"}
+    types = {"Task", "Result", "Predictor", "UsageError", "RunFailed"}
     assert set(llmkit.__all__) == configs | calls | types | {"__version__"}
     assert len(llmkit.__all__) == len(set(llmkit.__all__))
     assert dir(llmkit) == llmkit.__all__
@@ -178,12 +196,11 @@ def test_public_name_resolves(name: str) -> None:
     assert getattr(llmkit, name) is not None
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="finetune"):
         llmkit.finetune  # noqa: B018
 
 
-def test_every_task_s_names_are_there() -> None:
-    tasks = importlib.import_module("llmkit.tasks")
-    assert {cls.__name__ for cls in tasks.TASKS} <= set(tasks.__all__)
-    assert len({cls.name for cls in tasks.TASKS}) == len(tasks.TASKS)
+def test_registry_names_every_task_once() -> None:
+    assert [cls.name for cls in tasks.known_tasks()] == list(tasks.TASKS)
+    assert {cls.__name__ for cls in tasks.known_tasks()} <= set(tasks.__all__)

@@ -1,62 +1,42 @@
-"""Question answering: SQuAD's files as they come, windows that lose nothing, answers where they stand in the context,
-scores of the official script."""
+"""QuestionAnswering: the loss of each window alone, the best span of all windows, and answers where they are in the context."""
 
 from __future__ import annotations
 
-import itertools
+import io
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import EXACT, QUESTIONS
+from datasets import Dataset
+from squad_rows import CHINESE, FERRY, LONG, make_article, make_row
+from transformers import AutoConfig
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
-from llmkit.cli import command
-from llmkit.data import load_part, load_rows
-from llmkit.errors import RecipeError
-from llmkit.evaluation import squad
-from llmkit.models import tokenizers
+from llmkit.cli.main import command
+from llmkit.cli.predict import read_inputs
+from llmkit.data.loading import load_part, load_rows
+from llmkit.errors import UsageError
+from llmkit.metrics import squad
+from llmkit.models.tokenizers import load_tokenizer, train_tokenizer
+from llmkit.pipeline import evaluate
 from llmkit.tasks import QuestionAnswering
-
-FERRY = "Old Marrow the ferryman lost his brass bell on Tuesday. His granddaughter Pia found it in the goat shed."
-LONG = " ".join(f"House {i} of the long street is painted {c}." for i, c in enumerate(["red", "blue", "green"] * 12))
-CHINESE = "老渔夫方大河每天清晨划着一条绿色的小船去打鱼。星期三早上，他捡到一只受伤的白鹭。"
-
-
-def asked(question: str, context: str, answer: str | None) -> dict[str, Any]:
-    found = [] if answer is None else [answer]
-    return {
-        "question": question,
-        "context": context,
-        "answers": {"text": found, "answer_start": [context.index(a) for a in found]},
-    }
-
-
-def article(context: str, *qas: dict[str, Any]) -> dict[str, Any]:
-    return {"title": "a title", "paragraphs": [{"context": context, "qas": list(qas)}]}
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_bert: Path) -> Any:
-    return tokenizers.load(str(tiny_bert))
-
-
-@pytest.fixture(scope="module")
-def typed() -> Any:
-    """A tokenizer whose tokens say which of two texts they are of, as BERT's does."""
-    tokenizer = tokenizers.train("wordpiece", 300, iter([FERRY, LONG, CHINESE]), "bert")
-    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
-    return tokenizer
+    return load_tokenizer(str(tiny_bert))
 
 
 @pytest.fixture(scope="module")
 def answerer(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A run of 40 steps on QUESTIONS, that learns them by heart."""
+    """A run of 40 steps on QUESTIONS, which it memorizes."""
     recipe = Recipe(
         QuestionAnswering(),
         ModelConfig(name=str(tiny_bert)),
@@ -67,254 +47,113 @@ def answerer(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run(recipe)
 
 
-# --- rows --------------------------------------------------------------------------------------------------------------
-
-TUESDAY = {"text": "Tuesday", "answer_start": FERRY.index("Tuesday")}
-SAME = {
-    "SQuAD 1": article(FERRY, {"id": "q1", "question": "When?", "answers": [TUESDAY]}),
-    "SQuAD 2": article(FERRY, {"id": "q1", "question": "When?", "answers": [TUESDAY], "is_impossible": False}),
-    "a paragraph": {"context": FERRY, "qas": [{"id": 1, "question": "When?", "answers": [TUESDAY]}]},
-    "flat, a list": {"question": "When?", "context": FERRY, "answers": [TUESDAY]},
-    "flat, lists": {"question": "When?", "context": FERRY, "answers": {k: [v] for k, v in TUESDAY.items()}},
-    "one answer": {"query": "When?", "passage": FERRY, "answer": "Tuesday", "answer_start": 47},
-    "of a .csv": {"question": "When?", "context": FERRY, "answer": "Tuesday", "answer_start": "47"},
-    "blanks around it": {"question": "When?", "context": FERRY, "answer": " Tuesday ", "answer_start": 46},
-    "blanks not counted": {"question": "When?", "context": FERRY, "answer": " Tuesday", "answer_start": 47},
-}
+def encode(rows: list[dict[str, Any]], tokenizer: Any, max_length: int = 48) -> list[dict[str, Any]]:
+    """The features of rows, one mapping for each window."""
+    columns = {name: [row[name] for row in rows] for name in ("question", "context", "answers")}
+    encoded = QuestionAnswering(stride=8).encode(columns, tokenizer, max_length)
+    encoded.pop("truncated")
+    return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
 
 
-@pytest.mark.parametrize("row", SAME.values(), ids=SAME)
-def test_a_question_is_the_same_in_every_format(row: dict[str, Any]) -> None:
-    (found,) = load_part([row], QuestionAnswering(), DataConfig())
-    assert found == asked("When?", FERRY, "Tuesday")
+# -- rows and options
 
 
-NONE = {
-    "SQuAD 2": article(
-        FERRY, {"question": "Who?", "answers": [], "plausible_answers": [TUESDAY], "is_impossible": True}
-    ),
-    "an empty list": {"question": "Who?", "context": FERRY, "answers": []},
-    "empty lists": {"question": "Who?", "context": FERRY, "answers": {"text": [], "answer_start": []}},
-    "an empty answer": {"question": "Who?", "context": FERRY, "answer": "", "answer_start": None},
-}
-
-
-@pytest.mark.parametrize("row", NONE.values(), ids=NONE)
-def test_a_question_without_an_answer_is_known_in_every_format(row: dict[str, Any]) -> None:
-    rows = load_part([row], QuestionAnswering(), DataConfig())
-    assert list(rows) == [asked("Who?", FERRY, None)]
-    assert QuestionAnswering().fit(rows).unanswerable is True
-
-
-BAD = {
-    "does not stand at character 40 of its context, but at 47": {"answers": [{"text": "Tuesday", "answer_start": 40}]},
-    "does not stand at character 0 of its context, nor anywhere else": {
-        "answers": [{"text": "Friday", "answer_start": 0}]
-    },
-    "at character -7": {"answers": [{"text": "shed.", "answer_start": -7}]},
-    "answer '' at 3: not a text": {"answers": [{"text": "", "answer_start": 3}]},
-    "answer 'Tuesday' at None: not a text and a whole number": {"answers": [{"text": "Tuesday"}]},
-    "no 'answers'; they are a list of text and answer_start, empty where there is none": {"answers": None},
-    "'answers' is 'Tuesday'": {"answers": "Tuesday"},
-    "2 texts in 'answers'": {"answers": {"text": ["Tuesday", "Pia"], "answer_start": [47]}},
-    "is_impossible, and yet answered by 'Tuesday'": {"answers": [TUESDAY], "is_impossible": True},
-    "no answer, and yet not is_impossible": {"answers": [], "is_impossible": False},
-    "empty 'question'": {"answers": [TUESDAY], "question": " "},
-    "no 'context'": {"answers": [TUESDAY], "context": None},
-}
-
-
-@pytest.mark.parametrize(("why", "row"), BAD.items(), ids=BAD)
-def test_a_bad_question_is_named_with_its_reason(why: str, row: dict[str, Any]) -> None:
-    rows = [{"question": "When?", "context": FERRY, "is_impossible": None, **row}]
-    with pytest.raises(RecipeError) as e:
-        load_part(rows, QuestionAnswering(), DataConfig())
-    (line,) = e.value.faults
-    assert line.startswith("1 bad row: row 1: ") and why in line and "\n" not in line
-
-
-def test_one_bad_question_leaves_the_others_of_its_article(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    wrong = {"id": "w7", "question": "When?", "answers": [{"text": "Tuesday", "answer_start": 40}]}
-    right = {"id": "r8", "question": "When was it?", "answers": [TUESDAY]}
-    file = tmp_path / "squad.json"
-    file.write_text(json.dumps({"version": "v2.0", "data": [article(FERRY, wrong, right)]}))
-    with pytest.raises(RecipeError, match=r"squad.json row 1: question 'w7': answer 'Tuesday' does not stand"):
-        load_part(str(file), QuestionAnswering(), DataConfig())
-    rows = load_part(str(file), QuestionAnswering(), DataConfig(on_error="skip"))
-    assert rows["question"][:] == ["When was it?"] and "question 'w7'" in capsys.readouterr().err
-
-
-def test_a_malformed_article_is_a_bad_row() -> None:
-    for paragraphs in ("text", [FERRY], [{"context": FERRY}], [{"context": FERRY, "qas": ["When?"]}]):
-        with pytest.raises(RecipeError, match="row 1: a paragraph is no mapping of 'context' and 'qas'"):
-            load_part([{"paragraphs": paragraphs}], QuestionAnswering(), DataConfig())
-
-
-def test_a_context_stays_on_one_side_of_a_split() -> None:
-    rows = [asked(f"Question {i}?", f"{FERRY} Part {i // 5}.", "Pia") for i in range(100)]
+def test_context_stays_in_one_part_of_a_split() -> None:
+    rows = [make_row(f"Question {i}?", f"{FERRY} Part {i // 5}.", "Pia") for i in range(100)]
     parts = load_rows(DataConfig(train=rows, validation=0.2), QuestionAnswering()).rows
-    train, held = set(parts["train"]["context"]), set(parts["validation"]["context"])
-    assert len(train) == 16 and len(held) == 4 and not train & held
+    train, validation = set(parts["train"]["context"]), set(parts["validation"]["context"])
+    assert len(train) == 16 and len(validation) == 4 and not train & validation
 
 
-def test_columns_that_are_not_there_are_said_with_those_that_would_do() -> None:
-    with pytest.raises(RecipeError, match=r"reads question, context, answers; or .*; or context, qas; or paragraphs"):
+def test_missing_columns_are_named_with_the_formats() -> None:
+    with pytest.raises(UsageError, match=r"reads question, context, answers; or .*; or context, qas; or paragraphs"):
         load_part([{"question": "When?", "text": FERRY}], QuestionAnswering(), DataConfig())
 
 
-@pytest.mark.parametrize(("knob", "value"), [("stride", -1), ("max_answer_tokens", 0), ("n_best", 0)])
-def test_an_impossible_knob_is_refused(knob: str, value: int) -> None:
-    with pytest.raises(RecipeError, match=f"task.{knob}: {value}; at least"):
-        QuestionAnswering(**{knob: value})
+@pytest.mark.parametrize(("option", "value"), [("stride", -1), ("max_answer_tokens", 0), ("n_best", 0)])
+def test_check_refuses_option_below_its_minimum(option: str, value: int) -> None:
+    task = QuestionAnswering(**{option: value})
+    assert task.check(Recipe(task)) == [f"task.{option}: {value} is less than {value + 1}"]
+    with pytest.raises(UsageError, match=f"task.{option}: {value} is less than"):
+        build_trainer(Recipe(task, ModelConfig(name="tiny-bert"), DataConfig(train=QUESTIONS)))
 
 
-# --- windows -----------------------------------------------------------------------------------------------------------
+def test_fit_keeps_unanswerable_option_and_learns_it_from_training_rows_only() -> None:
+    answers = ("Pia", None)
+    answered, unanswered = (load_part([make_row("Who?", FERRY, a)], QuestionAnswering(), DataConfig()) for a in answers)
+    assert QuestionAnswering().fit({"train": answered, "validation": unanswered}).unanswerable is False
+    assert QuestionAnswering(unanswerable=False).fit({"train": unanswered}).unanswerable is False
+    assert QuestionAnswering(unanswerable=True).fit({"test": answered}).unanswerable is True
 
 
-def windows(rows: list[dict[str, Any]], tokenizer: Any, max_length: int, stride: int = 8) -> dict[str, Any]:
-    columns = {name: [row[name] for row in rows] for name in ("question", "context", "answers")}
-    return QuestionAnswering(stride=stride).encode(columns, tokenizer, max_length)
+# -- loss
 
 
-def shown(found: dict[str, Any], i: int) -> tuple[np.ndarray, np.ndarray]:
-    inside = found["char_starts"][i] >= 0
-    return found["char_starts"][i][inside], found["char_ends"][i][inside]
-
-
-@pytest.mark.parametrize("context", [LONG, CHINESE * 6], ids=["English", "Chinese"])
-@pytest.mark.parametrize("which", ["tokenizer", "typed"])
-def test_windows_cover_the_context_and_share_the_stride(which: str, context: str, request: Any) -> None:
-    tokenizer = request.getfixturevalue(which)
-    found = windows([asked("Which is green?", context, None)], tokenizer, 48)
-    tokens = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    seen = [list(zip(*shown(found, i), strict=True)) for i in range(len(found["row"]))]
-    assert len(seen) > 3 and all(len(ids) <= 48 for ids in found["input_ids"])
-    for before, after in itertools.pairwise(seen):
-        assert before[-8:] == after[:8]
-    assert seen[0] + [pair for part in seen[1:] for pair in part[8:]] == tokens
-
-
-@pytest.mark.parametrize("which", ["tokenizer", "typed"])
-@pytest.mark.parametrize(
-    ("context", "answer"),
-    [(LONG, "House 17"), (LONG, "street is painted"), (FERRY, "the goat shed"), (CHINESE * 6, "绿色的小船")],
-)
-def test_a_window_s_labels_are_its_answer_or_none(which: str, context: str, answer: str, request: Any) -> None:
-    tokenizer = request.getfixturevalue(which)
-    row = asked("Which?", context, answer)
-    found, (start,) = windows([row], tokenizer, 48), row["answers"]["answer_start"]
-    holds = 0
-    for i in range(len(found["row"])):
-        starts, ends = shown(found, i)
-        first, last = found["start"][i], found["end"][i]
-        if starts[0] <= start and start + len(answer) <= ends[-1]:
-            text = context[found["char_starts"][i][first] : found["char_ends"][i][last]]
-            assert text.strip() == answer
-            holds += 1
-        else:
-            assert first == last == found["null"][i] == 0
-            assert found["input_ids"][i][0] == tokenizer.cls_token_id
-    assert holds >= 1 and found["truncated"] == [False]
-
-
-def test_tokens_say_which_text_they_are_of_where_the_tokenizer_does(tokenizer: Any, typed: Any) -> None:
-    row = asked("Which?", LONG, None)
-    assert "token_type_ids" not in windows([row], tokenizer, 48)
-    found = windows([row], typed, 48)
-    batch = QuestionAnswering().collate(
-        [{k: v[i] for k, v in found.items() if k != "truncated"} for i in (0, 1)], typed, "padded"
-    )
+def test_collate_keeps_token_type_ids_of_the_tokenizer(tokenizer: Any) -> None:
+    typed = train_tokenizer("wordpiece", 300, iter([FERRY, LONG, CHINESE]), "bert")
+    typed.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert "token_type_ids" not in encode([make_row("Which?", LONG, None)], tokenizer)[0]
+    batch = QuestionAnswering().collate(encode([make_row("Which?", LONG, None)], typed)[:2], typed, "padded")
     inside = batch["char_starts"] >= 0
     assert batch["token_type_ids"][inside].eq(1).all() and batch["token_type_ids"][:, :3].eq(0).all()
 
 
-def test_a_question_longer_than_half_a_row_is_cut_and_counted(tokenizer: Any) -> None:
-    rows = [asked("Which? " * 60, FERRY, "Pia"), asked("Which?", FERRY, "Pia")]
-    found = windows(rows, tokenizer, 48)
-    assert found["truncated"] == [True, False]
-    for i, row in enumerate(found["row"]):
-        assert len(found["input_ids"][i]) <= 48
-        if row == 0:
-            assert found["input_ids"][i].index(tokenizer.sep_token_id) - 1 == (48 - 3) // 2
-        assert any(found["start"][j] > 0 for j, r in enumerate(found["row"]) if r == row)
-
-
-def test_an_answer_that_no_window_holds_is_not_taught_to_be_none(tokenizer: Any) -> None:
-    found = windows([asked("What?", LONG, LONG[20:400]), asked("What?", LONG, None)], tokenizer, 48)
-    task = QuestionAnswering()
-    labels = {row: {s for s, r in zip(found["start"], found["row"], strict=True) if r == row} for row in (0, 1)}
-    assert labels == {0: {-100}, 1: {0}} and found.pop("truncated") == [True, False]
-    features = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+def test_answer_in_no_window_is_not_trained_as_no_answer(tokenizer: Any) -> None:
+    rows = [make_row("What?", LONG, LONG[20:400]), make_row("What?", LONG, None)]
+    columns = {name: [row[name] for row in rows] for name in ("question", "context", "answers")}
+    assert QuestionAnswering(stride=8).encode(columns, tokenizer, 48)["truncated"] == [True, False]
+    features, task = encode(rows, tokenizer), QuestionAnswering()
+    assert {row: {f["start"] for f in features if f["row"] == row} for row in (0, 1)} == {0: {-100}, 1: {0}}
     batch = task.collate(features, tokenizer, "padded")
-    assert int(task.weight(batch)) == sum(r == 1 for r in found["row"])
+    assert int(task.weight(batch)) == sum(f["row"] == 1 for f in features)
 
 
-@pytest.mark.parametrize("max_length", [8, 12, 64])
-@pytest.mark.parametrize("stride", [0, 128])
-def test_any_row_length_and_stride_gives_windows(tokenizer: Any, max_length: int, stride: int) -> None:
-    found = windows([asked("Which house is green?", LONG, "blue")], tokenizer, max_length, stride)
-    assert max(map(len, found["input_ids"])) <= max_length
-    assert max(ends.max() for ends in found["char_ends"]) == len(LONG)
-
-
-def test_a_row_without_room_is_said(tokenizer: Any) -> None:
-    with pytest.raises(RecipeError, match=r"data.max_length: 5 leaves no room for a question and its context"):
-        windows([asked("Which?", FERRY, "Pia")], tokenizer, 5)
-
-
-# --- loss --------------------------------------------------------------------------------------------------------------
-
-
-def recipe(bert: Path, folder: Path, **training: Any) -> Recipe:
+def make_recipe(bert: Path, folder: Path, **training: Any) -> Recipe:
     data = DataConfig(train=QUESTIONS, validation=QUESTIONS, max_length=48)
     training = {**EXACT, "max_steps": 4, "learning_rate": 1e-3, "per_device_train_batch_size": 8, **training}
     return Recipe(QuestionAnswering(), ModelConfig(name=str(bert)), data, training, RunConfig(str(folder)))
 
 
-def test_the_loss_is_that_of_each_window_alone_by_hand(tiny_bert: Path, tmp_path: Path) -> None:
-    trainer = build_trainer(recipe(tiny_bert, tmp_path))
+def test_loss_is_the_sum_of_the_library_loss_of_each_window(tiny_bert: Path, tmp_path: Path) -> None:
+    trainer = build_trainer(make_recipe(tiny_bert, tmp_path))
     model, task, features = trainer.model.eval(), trainer.task, trainer.train_dataset
     rows = [{**features[i], "row": i, "epoch": 0} for i in range(len(features))]
     assert len({len(r["input_ids"]) for r in rows}) > 3
     with torch.no_grad():
         total, _ = task.loss(model, task.collate(rows, trainer.processing_class, "padded"))
-        alone = []
-        for row in rows:
-            wanted = {"start_positions": torch.tensor([row["start"]]), "end_positions": torch.tensor([row["end"]])}
+        losses = []
+        for row in rows:  # alone, without padding
+            labels = {"start_positions": torch.tensor([row["start"]]), "end_positions": torch.tensor([row["end"]])}
             types = torch.tensor([row["token_type_ids"]])
-            alone.append(
-                model(torch.tensor([row["input_ids"]]), token_type_ids=types, **wanted).loss
-            )  # the library's, with no padding
-    assert total.item() == pytest.approx(sum(alone).item(), rel=1e-5)
+            losses.append(model(torch.tensor([row["input_ids"]]), token_type_ids=types, **labels).loss)
+    assert total.item() == pytest.approx(sum(losses).item(), rel=1e-5)
     assert int(task.weight(task.collate(rows, trainer.processing_class, "padded"))) == len(rows)
 
 
-def test_eight_at_once_are_four_twice(tiny_bert: Path, tmp_path: Path) -> None:
-    def losses(name: str, **cut: int) -> list[float]:
-        trainer = build_trainer(recipe(tiny_bert, tmp_path / name, **cut))
+def test_one_batch_of_eight_equals_two_accumulated_of_four(tiny_bert: Path, tmp_path: Path) -> None:
+    def losses(name: str, **training: int) -> list[float]:
+        trainer = build_trainer(make_recipe(tiny_bert, tmp_path / name, **training))
         trainer.train()
         return [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
-    whole = losses("whole")
-    cut = losses("cut", per_device_train_batch_size=4, gradient_accumulation_steps=2)
-    assert len(whole) == 4 and cut == pytest.approx(whole, abs=1e-5)
+    one = losses("one")
+    two = losses("two", per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    assert len(one) == 4 and two == pytest.approx(one, abs=1e-5)
 
 
-# --- answers -----------------------------------------------------------------------------------------------------------
+# -- answers
 
 
-def test_a_window_s_spans_are_the_best_of_all(tokenizer: Any) -> None:
-    """Against every pair of tokens, one by one."""
+def test_predict_step_returns_the_best_of_all_spans(tokenizer: Any) -> None:
+    """Compares with every pair of tokens, one by one."""
     task = QuestionAnswering(n_best=7, max_answer_tokens=4)
-    found = windows([asked("Which?", FERRY, None), asked("Which house is green?", LONG, None)], tokenizer, 48)
-    found.pop("truncated")
-    features = [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
+    features = encode([make_row("Which?", FERRY, None), make_row("Which house is green?", LONG, None)], tokenizer)
     batch = task.collate(features, tokenizer, "padded")
     torch.manual_seed(0)
     logits = torch.randn(2, *batch["input_ids"].shape) * 3
 
     def model(**_: Any) -> Any:
-        return type("Output", (), {"start_logits": logits[0], "end_logits": logits[1]})
+        return SimpleNamespace(start_logits=logits[0], end_logits=logits[1])
 
     outputs = task.predict_step(model, batch).numpy()
     assert outputs.shape == (len(features), 2 + 3 * 7)
@@ -335,46 +174,46 @@ def test_a_window_s_spans_are_the_best_of_all(tokenizer: Any) -> None:
 
 
 def window(null: float, *spans: tuple[float, int, int], rest: float = -math.inf) -> list[float]:
+    """The `predict_step` of a window, from (score, start, end) of its spans."""
     return [null, rest, *(v for column in zip(*spans, strict=True) for v in column)]
 
 
-def test_the_best_of_all_windows_answers_with_its_share() -> None:
+def test_answer_is_the_best_of_all_windows_with_its_probability() -> None:
     task = QuestionAnswering(unanswerable=False, n_best=2)
     at = FERRY.index("Tuesday")
-    seen = np.array(
-        [window(9.0, (1.0, 0, 3), (2.0, at - 1, at + 7)), window(0.0, (3.0, at, at + 7), (0.0, 4, 10), rest=1.0)]
-    )
-    answer = task.answer(FERRY, seen)
-    total = sum(map(math.exp, (1.0, 3.0, 0.0, 1.0)))  # Tuesday once: seen twice, with and without the blank before it
+    first = window(9.0, (1.0, 0, 3), (2.0, at - 1, at + 7))
+    second = window(0.0, (3.0, at, at + 7), (0.0, 4, 10), rest=1.0)
+    answer = task.answer(FERRY, np.array([first, second]))
+    total = sum(map(math.exp, (1.0, 3.0, 0.0, 1.0)))  # Tuesday counts once, with and without the space before it
     assert (answer["answer"], answer["start"], answer["end"]) == ("Tuesday", at, at + 7)
     assert answer["score"] == pytest.approx(math.exp(3.0) / total)
     assert [a["answer"] for a in answer["n_best"]] == ["Tuesday", "Old"]
 
 
-@pytest.mark.parametrize(("threshold", "said"), [(0.0, ""), (1.5, ""), (2.5, "Old")])
-def test_no_answer_must_exceed_the_best_by_the_threshold(threshold: float, said: str) -> None:
-    seen = np.array([window(5.0, (1.0, 0, 3)), window(3.0, (0.0, 4, 10))])  # none is as likely as where it is least so
-    answer = QuestionAnswering(unanswerable=True, n_best=1, null_threshold=threshold).answer(FERRY, seen)
-    assert answer["answer"] == said
-    assert (answer["start"], answer["end"]) == ((None, None) if said == "" else (0, 3))
+@pytest.mark.parametrize(("threshold", "expected"), [(0.0, ""), (1.5, ""), (2.5, "Old")])
+def test_no_answer_must_exceed_the_best_answer_by_null_threshold(threshold: float, expected: str) -> None:
+    windows = np.array([window(5.0, (1.0, 0, 3)), window(3.0, (0.0, 4, 10))])  # the lowest null score counts
+    answer = QuestionAnswering(unanswerable=True, n_best=1, null_threshold=threshold).answer(FERRY, windows)
+    assert answer["answer"] == expected
+    assert (answer["start"], answer["end"]) == ((None, None) if expected == "" else (0, 3))
     assert [a["answer"] for a in answer["n_best"]] == ["", "Old"]
     assert sum(a["score"] for a in answer["n_best"]) == pytest.approx(1 - 1 / sum(map(math.exp, (3.0, 1.0, 0.0))))
 
 
-def test_an_answer_below_the_confidence_is_unknown_and_counts_as_none() -> None:
-    seen = np.array([window(-9.0, (1.0, 0, 3), (0.9, 4, 10))])
-    unsure, sure = (QuestionAnswering(unknown_below=p, n_best=2).answer(FERRY, seen) for p in (0.6, 0.5))
-    assert sure["answer"] == "Old"
-    assert unsure["answer"] == "unknown" and unsure["start"] is unsure["end"] is None
-    assert unsure["n_best"] == sure["n_best"] and unsure["score"] == sure["score"]
+def test_answer_below_unknown_below_is_unknown_and_has_no_span() -> None:
+    windows = np.array([window(-9.0, (1.0, 0, 3), (0.9, 4, 10))])
+    low, high = (QuestionAnswering(unknown_below=p, n_best=2).answer(FERRY, windows) for p in (0.6, 0.5))
+    assert high["answer"] == "Old"
+    assert low["answer"] == "unknown" and low["start"] is low["end"] is None
+    assert low["n_best"] == high["n_best"] and low["score"] == high["score"]
 
 
-def test_a_context_of_which_nothing_is_seen_has_no_answer() -> None:
+def test_context_without_any_span_has_no_answer() -> None:
     answer = QuestionAnswering(n_best=2).answer("…", np.array([[0.0, -np.inf, -np.inf, -np.inf, -1, -1, -1, -1]]))
     assert answer["answer"] == "" and answer["score"] == 1.0
 
 
-def test_it_learns_and_the_folder_answers_as_the_trainer_did(answerer: Any) -> None:
+def test_saved_folder_predicts_what_the_trainer_measured(answerer: Any) -> None:
     assert answerer.metrics["after"]["f1"] > answerer.metrics["before"]["f1"] + 30
     model = llmkit.load(str(answerer.output))
     assert model.task == answerer.trainer.task and model.task.unanswerable
@@ -390,7 +229,7 @@ def test_it_learns_and_the_folder_answers_as_the_trainer_did(answerer: Any) -> N
         assert alone["score"] == pytest.approx(answer["score"], abs=1e-5)
 
 
-def test_every_answer_stands_where_it_says(answerer: Any) -> None:
+def test_every_answer_is_at_its_start_and_end(answerer: Any) -> None:
     model = llmkit.load(str(answerer.output))
     for context in (LONG, CHINESE * 8, FERRY):
         answer = model.predict({"question": "什么颜色？ What colour?", "context": context})
@@ -401,10 +240,10 @@ def test_every_answer_stands_where_it_says(answerer: Any) -> None:
             assert a["answer"] == a["answer"].strip()
 
 
-def test_an_answer_at_the_end_of_a_long_context_is_found(tokenizer: Any, tiny_bert: Path) -> None:
-    """By a model that points at question marks, in a context of dozens of rows."""
-    from transformers import AutoConfig
-
+def test_predict_finds_answer_at_the_end_of_a_long_context(
+    tokenizer: Any, tiny_bert: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """By a model that points at question marks, in a context of dozens of windows."""
     (mark,) = tokenizer("?", add_special_tokens=False)["input_ids"]
 
     class Pointer(torch.nn.Module):
@@ -412,48 +251,47 @@ def test_an_answer_at_the_end_of_a_long_context_is_found(tokenizer: Any, tiny_be
 
         def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
             logits = 20.0 * (input_ids == mark)
-            return type("Output", (), {"start_logits": logits, "end_logits": logits})
+            return SimpleNamespace(start_logits=logits, end_logits=logits)
 
     context = "nothing to see here. " * 200 + "But here? Nothing."
-    answer = QuestionAnswering().predict(Pointer(), tokenizer, [{"question": "Where", "context": context}])[0]
+    answer = QuestionAnswering().predict(Pointer(), tokenizer, [{"question": "Where", "context": context}], 64)[0]
     assert (answer["answer"], answer["start"]) == ("?", context.index("?")) and answer["score"] > 0.99
+    assert capsys.readouterr().err == ""
+    QuestionAnswering().predict(Pointer(), tokenizer, [{"question": "Where " * 60, "context": context}], 64)
+    assert f"1 question cut to {(64 - 3) // 2} tokens" in capsys.readouterr().err
 
 
-def test_the_command_answers_what_is_typed_piped_and_in_files(
+def test_predict_command_answers_arguments_stdin_and_files(
     answerer: Any, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import io
-
-    def said(*words: str) -> list[str]:
+    def predict(*words: str) -> list[str]:
         assert command(["predict", str(answerer.output), *words]) in (0, None)
         return capsys.readouterr().out.splitlines()
 
     pairs = [{"question": q["question"], "context": q["context"]} for q in QUESTIONS[:3]]
     lines = [json.dumps(p, ensure_ascii=False) for p in pairs]
-    flat, nested = tmp_path / "asked.jsonl", tmp_path / "squad.json"
+    flat, nested = tmp_path / "questions.jsonl", tmp_path / "squad.json"
     flat.write_text("\n".join(lines))
-    nested.write_text(json.dumps({"data": [article(p["context"], {"question": p["question"]}) for p in pairs]}))
-    expected = said(str(flat))
+    nested.write_text(json.dumps({"data": [make_article(p["context"], {"question": p["question"]}) for p in pairs]}))
+    expected = predict(str(flat))
     assert [line.split("\t")[2] for line in expected] == [p["question"] for p in pairs]
-    assert said(*lines) == said(str(nested)) == expected
+    assert predict(*lines) == predict(str(nested)) == expected
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
-    assert said("-") == expected
-    (answer,) = map(json.loads, said(lines[0], "--json"))
+    assert predict("-") == expected
+    (answer,) = map(json.loads, predict(lines[0], "--json"))
     assert answer.items() >= pairs[0].items() and {"answer", "score", "start", "end", "n_best"} <= set(answer)
 
 
-def test_a_question_without_its_context_is_said_with_an_example(answerer: Any) -> None:
-    with pytest.raises(RecipeError, match="no context; question-answering asks for question, context") as e:
+def test_predict_command_shows_an_example_for_a_question_without_context(answerer: Any) -> None:
+    with pytest.raises(UsageError, match="no context; question-answering reads question, context") as e:
         command(["predict", str(answerer.output), '{"question": "When?"}'])
-    assert """type a JSON object: '{"question": "…", "context": "…"}'""" in e.value.faults[-1]
+    assert """a JSON object as text: '{"question": "…", "context": "…"}'""" in e.value.faults[-1]
 
 
-def test_evaluate_measures_a_squad_file_as_the_training_did(answerer: Any, tmp_path: Path) -> None:
-    from llmkit.evaluation.measure import measure
-
+def test_evaluate_of_a_file_equals_the_metrics_of_training(answerer: Any, tmp_path: Path) -> None:
     file = tmp_path / "questions.jsonl"
     file.write_text("".join(json.dumps(q, ensure_ascii=False) + "\n" for q in QUESTIONS))
-    result = measure(str(answerer.output), str(file))
+    result = evaluate(str(answerer.output), str(file))
     assert result["metrics"] == pytest.approx(answerer.metrics["after"])
     low, high = result["intervals"]["f1"]
     assert low <= result["metrics"]["f1"] <= high
@@ -461,87 +299,41 @@ def test_evaluate_measures_a_squad_file_as_the_training_did(answerer: Any, tmp_p
     assert parts["answerable"]["questions"] + parts["unanswerable"]["questions"] == len(QUESTIONS)
 
 
-def test_an_empty_context_is_named() -> None:
-    from llmkit.asking import read_inputs
-
-    with pytest.raises(RecipeError, match="input 2: empty 'context'"):
-        read_inputs(
-            ['{"question": "Who?", "context": "A man."}', '{"question": "Who?", "context": ""}'], QuestionAnswering()
-        )
+def test_predict_names_an_empty_context() -> None:
+    lines = ['{"question": "Who?", "context": "A man."}', '{"question": "Who?", "context": ""}']
+    with pytest.raises(UsageError, match="input 2: empty 'context'"):
+        read_inputs(lines, QuestionAnswering())
 
 
-# --- scores ------------------------------------------------------------------------------------------------------------
-
-OFFICIAL = [  # what evaluate-v2.0.py, and where there is a truth evaluate-v1.1.py, gives for a prediction and its truths
-    ("Denver Broncos", ["Denver Broncos"], 1, 1.0),
-    ("the Denver Broncos", ["Denver Broncos"], 1, 1.0),
-    ("Broncos", ["Denver Broncos", "The Broncos"], 1, 1.0),
-    ("Denver Broncos!", ["denver  broncos"], 1, 1.0),
-    ("in 1990", ["1990"], 0, 0.6666666666666666),
-    ("1990s", ["1990"], 0, 0),
-    ("cat cat dog", ["cat dog dog"], 0, 0.6666666666666666),
-    ("an apple a day", ["apple day"], 1, 1.0),
-    ("", ["Denver"], 0, 0),
-    ("Denver", [], 0, 0),
-    ("", [], 1, 1),
-    ("state-of-the-art", ["state of the art"], 0, 0),
-    ("it's", ["its"], 1, 1.0),
-    ("U.S.A.", ["USA"], 1, 1.0),
-    ("“quoted”", ["quoted"], 0, 0),
-    ("$5 million", ["5 million"], 1, 1.0),
-    ("The", ["Denver"], 0, 0),
-    ("New York City, New York", ["New York", "New York City"], 0, 0.7499999999999999),
-    ("theory", ["the ory"], 0, 0),
-    ("one two three four", ["three", "two three", "four five six"], 0, 0.6666666666666666),
-]
+# -- metrics
 
 
-@pytest.mark.parametrize(("prediction", "truths", "exact", "f1"), OFFICIAL)
-def test_scores_are_the_official_script_s(prediction: str, truths: list[str], exact: int, f1: float) -> None:
-    assert squad.exact_match(prediction, truths) == exact
-    assert squad.f1(prediction, truths) == pytest.approx(f1)
+def test_example_stats_count_an_unknown_answer_as_none() -> None:
+    rows = load_part([make_row("Who?", FERRY, None)], QuestionAnswering(), DataConfig())
+    outputs, features = np.array([window(-9.0, (1.0, 0, 3), (0.9, 4, 10))]), Dataset.from_dict({"row": [0]})
+    for unknown_below, expected in ((0.6, [[1.0, 1.0, 0.0]]), (0.5, [[0.0, 0.0, 0.0]])):
+        task = QuestionAnswering(unknown_below=unknown_below, n_best=2)
+        assert task.example_stats(outputs, features, rows, None).tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("prediction", "truth", "exact", "f1"),
-    [
-        ("绿色", "绿色", 1, 1.0),
-        ("绿色的小船", "绿色", 0, 2 * 2 / (5 + 2)),
-        ("“绿色”。", "绿色", 1, 1.0),  # full-width punctuation goes where the text is Chinese
-        ("一只受伤的白鹭", "白鹭", 0, 2 * 2 / (7 + 2)),
-        ("iPhone 手机", "iphone手机", 1, 1.0),
-        ("2019年", "2019", 0, 2 / 3),
-        ("白鹭", "鹭白", 0, 1.0),  # as of words, their order does not count
-        ("ひらがな", "かな", 0, 2 * 1 / (4 + 2)),
-        ("北京", "Beijing", 0, 0.0),
-    ],
-)
-def test_chinese_is_compared_character_by_character(prediction: str, truth: str, exact: int, f1: float) -> None:
-    assert squad.exact_match(prediction, truth) == exact
-    assert squad.f1(prediction, truth) == pytest.approx(f1)
-
-
-def test_details_part_questions_with_and_without_answer() -> None:
-    examples = np.array([[1, 1.0, 1], [0, 0.5, 1], [1, 1.0, 0], [0, 0.0, 0]])  # EM, F1, whether there is an answer
+def test_details_separate_questions_with_and_without_answer() -> None:
+    stats = np.array([[1, 1.0, 1], [0, 0.5, 1], [1, 1.0, 0], [0, 0.0, 0]])  # exact match, F1, whether it has an answer
     task = QuestionAnswering()
-    assert task.score(examples) == {"exact_match": 50.0, "f1": 62.5}
-    details = task.details(examples)
+    assert task.metrics[0] == "f1" and task.score(stats) == {"exact_match": 50.0, "f1": 62.5}
+    details = task.details(stats)
     assert details["answerable"] == {"questions": 2, "exact_match": 50.0, "f1": 75.0}
     assert details["unanswerable"] == {"questions": 2, "exact_match": 50.0, "f1": 50.0}
-    assert task.details(examples[:2]) == {}
+    assert task.details(stats[:2]) == {}
 
 
-def test_baselines_are_floors_and_a_reference() -> None:
-    rows = load_part(
-        [asked("When was the bell lost?", FERRY, "Tuesday"), asked("Why?", FERRY, None)],
-        QuestionAnswering(),
-        DataConfig(),
-    )
-    found = QuestionAnswering(unanswerable=True).baselines(None, None, {"evaluation": rows}, False)
-    assert {k: v["kind"] for k, v in found.items()} == {
+def test_baselines_are_two_floors_and_a_reference() -> None:
+    rows = [make_row("When was the bell lost?", FERRY, "Tuesday"), make_row("Why?", FERRY, None)]
+    parts = {"evaluation": load_part(rows, QuestionAnswering(), DataConfig())}
+    baselines = QuestionAnswering(unanswerable=True).baselines(None, None, parts, False)
+    assert {k: v["kind"] for k, v in baselines.items()} == {
         "always no answer": "floor", "the whole context": "floor", "the sentence most like the question": "reference",
     }  # fmt: skip
-    assert found["always no answer"]["value"] == 50.0
-    assert found["the whole context"]["value"] == pytest.approx(100 * (2 / (1 + len(squad.tokens(FERRY)))) / 2)
-    assert found["the sentence most like the question"]["value"] > found["the whole context"]["value"]
-    assert "always no answer" not in QuestionAnswering().baselines(None, None, {"evaluation": rows}, False)
+    assert baselines["always no answer"]["value"] == 50.0
+    assert baselines["the whole context"]["value"] == pytest.approx(100 * (2 / (1 + len(squad.words(FERRY)))) / 2)
+    assert baselines["the sentence most like the question"]["value"] > baselines["the whole context"]["value"]
+    assert "always no answer" not in QuestionAnswering().baselines(None, None, parts, False)

@@ -1,7 +1,8 @@
-"""Reward models: pairs for an encoder and a chat template for a decoder, the loss and metrics by hand, and predict."""
+"""Reward models: text pairs for an encoder, a chat template for a decoder, the loss and metrics, and predict."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXACT, PAIRS, first_losses
+from transformers import AutoTokenizer
 
 import llmkit
-from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, build_trainer, run
-from llmkit.cli import command
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, UsageError, build_trainer, run
+from llmkit.cli.main import command
+from llmkit.cli.predict import read_inputs
 from llmkit.tasks import RewardModel
 
 
@@ -22,7 +25,7 @@ from llmkit.tasks import RewardModel
 def recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Recipe]:
     def make(
         output: str = "run", model: Any = None, adapter: dict | None = None, max_length: int = 64, **training: Any
-    ):
+    ) -> Recipe:
         return Recipe(
             RewardModel(),
             ModelConfig(name=str(model or tiny_bert), adapter=adapter or {}),
@@ -35,8 +38,8 @@ def recipe(tiny_bert: Path, tmp_path: Path) -> Callable[..., Recipe]:
 
 
 def rewards(model: Any, tokenizer: Any, row: dict) -> torch.Tensor:
-    """Of both answers, one at a time, by the tokenizer's own pair or template."""
-    found = []
+    """Rewards of both answers, one at a time, with the tokenizer's own pairs or template."""
+    values = []
     for side in ("chosen", "rejected"):
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row[side]}]
@@ -44,17 +47,15 @@ def rewards(model: Any, tokenizer: Any, row: dict) -> torch.Tensor:
             encoded = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         else:
             encoded = tokenizer(row["prompt"], row[side], return_tensors="pt")
-        found.append(model(**encoded).logits[0, 0])
-    return torch.stack(found)
+        values.append(model(**encoded).logits[0, 0])
+    return torch.stack(values)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_the_losses_are_a_bare_loop_s(recipe: Callable, kind: str, request: pytest.FixtureRequest) -> None:
+def test_losses_equal_a_plain_loop(recipe: Callable, kind: str, request: pytest.FixtureRequest) -> None:
     folder = request.getfixturevalue(f"tiny_{kind}")
     settings = {"max_steps": 3, "per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"}
     trainer = build_trainer(recipe(model=folder, optim="sgd", max_grad_norm=0.0, **settings))
-    import copy
-
     model, tokenizer, expected = copy.deepcopy(trainer.model).train(), trainer.processing_class, []
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     for step in range(3):
@@ -69,48 +70,41 @@ def test_the_losses_are_a_bare_loop_s(recipe: Callable, kind: str, request: pyte
     assert losses == pytest.approx(expected, abs=1e-5) and len(set(expected)) == 3
 
 
-def test_accumulation_changes_nothing(recipe: Callable) -> None:
+def test_losses_do_not_depend_on_accumulation(recipe: Callable) -> None:
     assert first_losses(recipe, "one", 8, 1) == pytest.approx(first_losses(recipe, "two", 2, 4), abs=1e-6)
 
 
-def test_token_types_are_given_where_the_tokenizer_names_them(tiny_bert: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        tiny_bert, model_input_names=["input_ids", "token_type_ids", "attention_mask"]
-    )
-    task = RewardModel()
+def test_token_types_are_passed_if_the_tokenizer_names_them(tiny_bert: Path) -> None:
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    task, tokenizer = RewardModel(), AutoTokenizer.from_pretrained(tiny_bert, model_input_names=names)
     rows = [task.read_row(row) for row in PAIRS[:3]]
     columns = task.encode({k: [row[k] for row in rows] for k in rows[0]}, tokenizer, 64)
     features = [{k: v[i] for k, v in columns.items() if k != "truncated"} for i in range(3)]
     batch = task.collate(features, tokenizer, "padded")
     for i, side in enumerate(("chosen", "rejected")):
-        own = tokenizer(
-            [r["prompt"] for r in PAIRS[:3]], [r[side] for r in PAIRS[:3]], padding=True, return_tensors="pt"
-        )
-        width = own["input_ids"].shape[1]
-        for name, values in own.items():
+        prompts, answers = [r["prompt"] for r in PAIRS[:3]], [r[side] for r in PAIRS[:3]]
+        expected = tokenizer(prompts, answers, padding=True, return_tensors="pt")
+        width = expected["input_ids"].shape[1]
+        for name, values in expected.items():
             assert torch.equal(batch[name][3 * i : 3 * i + 3, :width], values), name
     assert batch["labels"].tolist() == [1, 1, 1, 0, 0, 0] and task.weight(batch) == 3
 
 
-def test_a_long_prompt_loses_its_beginning_and_no_answer_is_cut(tiny_bert: Path) -> None:
-    from transformers import AutoTokenizer
-
+def test_long_prompt_loses_its_beginning_and_answers_are_not_cut(tiny_bert: Path) -> None:
     task, tokenizer = RewardModel(), AutoTokenizer.from_pretrained(tiny_bert)
-    task.ready_tokenizer(tokenizer)
-    asked = "and the fox said to the crow, " * 4 + "how was it?"
+    task.configure(tokenizer)
+    prompt = "and the fox said to the crow, " * 4 + "how was it?"
     rows = [
-        {"prompt": [{"role": "user", "content": asked}], "chosen": "a fine film", "rejected": "dull"},
+        {"prompt": [{"role": "user", "content": prompt}], "chosen": "a fine film", "rejected": "dull"},
         {"prompt": [{"role": "user", "content": "how?"}], "chosen": "a fox, " * 20, "rejected": "dull"},
     ]
     columns = task.encode({k: [row[k] for row in rows] for k in rows[0]}, tokenizer, 32)
     assert columns["row"] == [0] and columns["truncated"] == [True]
-    own = tokenizer(asked, "a fine film", truncation="only_first", max_length=32)["input_ids"]
-    assert columns["input_ids"][0][: columns["chosen"][0]] == own and len(own) == 32
+    expected = tokenizer(prompt, "a fine film", truncation="only_first", max_length=32)["input_ids"]
+    assert columns["input_ids"][0][: columns["lengths"][0][0]] == expected and len(expected) == 32
 
 
-def test_the_metrics_are_what_their_definitions_say(recipe: Callable) -> None:
+def test_metrics_equal_their_definitions(recipe: Callable) -> None:
     result = run(recipe(num_train_epochs=4))
     model, tokenizer = result.model.eval(), result.tokenizer
     with torch.no_grad():
@@ -122,36 +116,38 @@ def test_the_metrics_are_what_their_definitions_say(recipe: Callable) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_a_saved_folder_gives_the_same_rewards(recipe: Callable, kind: str, request: pytest.FixtureRequest) -> None:
+def test_saved_folder_gives_the_same_rewards(
+    recipe: Callable, kind: str, request: pytest.FixtureRequest, capfd
+) -> None:
     result = run(recipe(model=request.getfixturevalue(f"tiny_{kind}"), max_steps=4))
     with torch.no_grad():
         pairs = torch.stack([rewards(result.model.eval(), result.tokenizer, row) for row in PAIRS[:4]])
     model = llmkit.load(str(result.output))
-    asked = [{"prompt": r["prompt"], "response": r[s]} for r in PAIRS[:4] for s in ("chosen", "rejected")]
-    answers = model.predict(asked, batch_size=3)
+    inputs = [{"prompt": r["prompt"], "response": r[s]} for r in PAIRS[:4] for s in ("chosen", "rejected")]
+    answers = model.predict(inputs, batch_size=3)
     assert [a["reward"] for a in answers] == pytest.approx(pairs.flatten().tolist(), abs=1e-5)
-    assert not any(a["truncated"] for a in answers)
+    assert not any(a["truncated"] for a in answers) and "cut to" not in capfd.readouterr().err
     long = model.predict({"prompt": "how was it?", "response": "a fox and a crow, " * 20})
-    assert long["truncated"]
+    assert long["truncated"] and "1 input cut to 64 tokens" in capfd.readouterr().err
     card = (result.output / "README.md").read_text(encoding="utf-8")
     printed = float(card.rpartition("'score': ")[2].partition("}")[0])
     assert printed == pytest.approx(answers[0]["reward"], abs=1e-5)
 
 
-def test_an_adapter_keeps_its_head(recipe: Callable) -> None:
+def test_adapter_keeps_the_reward_head(recipe: Callable) -> None:
     result = run(recipe(adapter={"type": "lora", "r": 2}, max_steps=4, learning_rate=1e-2))
     with torch.no_grad():
-        pairs = rewards(result.model.eval(), result.tokenizer, PAIRS[0])
-    again = llmkit.load(str(result.output))
-    asked = [{"prompt": PAIRS[0]["prompt"], "response": PAIRS[0][side]} for side in ("chosen", "rejected")]
-    assert [a["reward"] for a in again.predict(asked)] == pytest.approx(pairs.tolist(), abs=1e-5)
+        pair = rewards(result.model.eval(), result.tokenizer, PAIRS[0])
+    model = llmkit.load(str(result.output))
+    inputs = [{"prompt": PAIRS[0]["prompt"], "response": PAIRS[0][side]} for side in ("chosen", "rejected")]
+    assert [a["reward"] for a in model.predict(inputs)] == pytest.approx(pair.tolist(), abs=1e-5)
 
 
-def test_predict_reads_columns_in_their_order(recipe: Callable, tmp_path: Path, capsys) -> None:
+def test_predict_reads_columns_by_their_usual_names(recipe: Callable, tmp_path: Path, capsys) -> None:
     result = run(recipe(max_steps=2))
-    asked = [{"question": r["prompt"], "answer": r["chosen"]} for r in PAIRS[:5]]
-    file = tmp_path / "asked.jsonl"
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in asked), encoding="utf-8")
+    rows = [{"question": r["prompt"], "answer": r["chosen"]} for r in PAIRS[:5]]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     capsys.readouterr()
     command(["predict", str(result.output), str(file), "--json"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -161,8 +157,6 @@ def test_predict_reads_columns_in_their_order(recipe: Callable, tmp_path: Path, 
     assert response == "a fine film" and float(reward) == pytest.approx(lines[0]["reward"], abs=1e-3)
 
 
-def test_a_question_without_its_answer_is_one_line() -> None:
-    from llmkit.asking import read_inputs
-
-    with pytest.raises(RecipeError, match="no response; reward-model asks for prompt, response"):
+def test_input_without_a_response_is_refused() -> None:
+    with pytest.raises(UsageError, match="no response; reward-model reads prompt, response"):
         read_inputs(['{"prompt": "how was it?"}'], RewardModel())

@@ -1,4 +1,4 @@
-"""Sentence embeddings: losses as their formulas say, metrics as the libraries give them, a folder that says how it is read."""
+"""SentenceEmbedding: losses equal their formulas, and a saved folder keeps pooling and maximum length."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from local_hub import LocalHub
 from transformers import AutoModel, AutoTokenizer
 
 import llmkit
-from llmkit import DataConfig, ModelConfig, Recipe, RecipeError, RunConfig, build_trainer, run
-from llmkit.cli import command
-from llmkit.evaluation import retrieval
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, UsageError, build_trainer, run
+from llmkit.cli.main import command
+from llmkit.data.loading import load_part
+from llmkit.pipeline import evaluate
 from llmkit.tasks import SentenceEmbedding
 
 PAIRS = [
@@ -54,11 +55,11 @@ SCORED = [
 
 @pytest.fixture
 def make(tiny_bert: Path, tmp_path: Path) -> Any:
-    """A recipe over some rows, which also measure it; keywords are the task's knobs or `training`."""
+    """Return a function that makes a recipe over some rows, for training and validation; `options` are the task's."""
 
-    def recipe(rows: list[dict], output: str = "run", training: dict | None = None, **knobs: Any) -> Recipe:
+    def recipe(rows: list[dict], output: str = "run", training: dict | None = None, **options: Any) -> Recipe:
         return Recipe(
-            SentenceEmbedding(**knobs),
+            SentenceEmbedding(**options),
             ModelConfig(name=str(tiny_bert)),
             DataConfig(train=rows, validation=rows, max_length=64),
             {**EXACT, "max_steps": 2, "learning_rate": 1e-3, **(training or {})},
@@ -70,25 +71,25 @@ def make(tiny_bert: Path, tmp_path: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def encoder(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bare encoder, saved by plain transformers."""
+    """A BERT without a head, saved by Transformers alone."""
     torch.manual_seed(1)
     model = AutoModel.from_pretrained(tiny_bert)
     return save(model, AutoTokenizer.from_pretrained(tiny_bert), tmp_path_factory.mktemp("encoder"))
 
 
 def batch_and_vectors(trainer: Any, rows: list[int]) -> tuple[dict, list[list[torch.Tensor]]]:
-    """A batch as the trainer makes it, and the vectors of each row's texts, by transformers alone, one text at a time."""
+    """Return a training batch, and the vectors of each row's texts, computed by Transformers alone, one text at a time."""
     task, model, tokenizer = trainer.task, trainer.model.eval(), trainer.processing_class
     batch = task.collate([{**trainer.train_dataset[i], "row": i, "epoch": 0} for i in rows], tokenizer, "padded")
-    found = []
+    vectors = []
     for i in rows:
         row = trainer.rows["train"][i]
         texts = [row[c] for c in ("anchor", "positive", "negative", "text", "text_pair") if row.get(c)]
         with torch.no_grad():
             states = [model(**tokenizer(t, return_tensors="pt")).last_hidden_state[0] for t in texts]
         pooled = [s[0] if task.pooling == "cls" else s.mean(0) for s in states]
-        found.append([v / v.norm() for v in pooled])
-    return batch, found
+        vectors.append([v / v.norm() for v in pooled])
+    return batch, vectors
 
 
 def loss_of(trainer: Any, batch: dict) -> float:
@@ -98,14 +99,13 @@ def loss_of(trainer: Any, batch: dict) -> float:
     return loss.item()
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
+# -- losses
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("negatives", [(), (1, 3)], ids=["pairs", "some with a negative"])
-def test_the_contrastive_loss_is_info_nce_by_hand(make: Any, pooling: str, negatives: tuple[int, ...]) -> None:
-    """Multiple negatives ranking, sentence-transformers' formula: -log of exp(20 cos(a, p)) over its sum for all
-    positives and negatives of the batch."""
+def test_contrastive_loss_equals_info_nce(make: Any, pooling: str, negatives: tuple[int, ...]) -> None:
+    """-log of exp(20 cos(a, p)) over its sum for all positives and negatives of the batch."""
     rows = [{**row, "negative": PAIRS[-1 - i]["anchor"]} if i in negatives else row for i, row in enumerate(PAIRS)]
     trainer = build_trainer(make(rows, pooling=pooling))
     batch, vectors = batch_and_vectors(trainer, [0, 1, 2, 3])
@@ -120,7 +120,7 @@ def test_the_contrastive_loss_is_info_nce_by_hand(make: Any, pooling: str, negat
     assert int(trainer.task.weight(batch)) == 4
 
 
-def test_the_symmetric_loss_also_asks_each_positive_for_its_anchor(make: Any) -> None:
+def test_symmetric_loss_also_ranks_the_anchors_of_each_positive(make: Any) -> None:
     trainer = build_trainer(make(PAIRS, symmetric=True, scale=5.0))
     batch, vectors = batch_and_vectors(trainer, [0, 1, 2])
     cosines = torch.stack([torch.stack([row[0] @ other[1] for other in vectors]) for row in vectors])
@@ -130,19 +130,19 @@ def test_the_symmetric_loss_also_asks_each_positive_for_its_anchor(make: Any) ->
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_text_is_no_negative_of_an_anchor_that_it_answers(make: Any, symmetric: bool) -> None:
-    """The same positive twice, the same anchor twice, a positive that is another's anchor: none counts against itself."""
+def test_text_that_answers_an_anchor_is_not_its_negative(make: Any, symmetric: bool) -> None:
+    """The same positive twice, the same anchor twice, and a positive that is another row's anchor."""
     rows = [
         {"anchor": "a fox", "positive": "the fox and the crow"},
-        {"anchor": "a crow", "positive": "the fox and the crow"},  # the first's positive too
-        {"anchor": "a fox", "positive": "it likes cheese"},  # the first's anchor again
-        {"anchor": "what likes cheese", "positive": "a fox"},  # says what two anchors say
+        {"anchor": "a crow", "positive": "the fox and the crow"},  # the positive of the first row
+        {"anchor": "a fox", "positive": "it likes cheese"},  # the anchor of the first row
+        {"anchor": "what likes cheese", "positive": "a fox"},  # equal to two anchors
     ]
     trainer = build_trainer(make(rows, symmetric=symmetric))
     batch, vectors = batch_and_vectors(trainer, [0, 1, 2, 3])
-    counted = [{0}, {1, 2, 3}, {2}, {0, 1, 2, 3}]  # of the four positives, for each anchor
+    candidates = [{0}, {1, 2, 3}, {2}, {0, 1, 2, 3}]  # of the four positives, for each anchor
     cosines = torch.stack([torch.stack([row[0] @ other[1] for other in vectors]) for row in vectors])
-    kept = torch.tensor([[j in counted[i] for j in range(4)] for i in range(4)])
+    kept = torch.tensor([[j in candidates[i] for j in range(4)] for i in range(4)])
     logits = (20 * cosines).masked_fill(~kept, float("-inf"))
     own = torch.arange(4)
     expected = torch.nn.functional.cross_entropy(logits, own, reduction="sum")
@@ -151,7 +151,7 @@ def test_a_text_is_no_negative_of_an_anchor_that_it_answers(make: Any, symmetric
     assert loss_of(trainer, batch) == pytest.approx(float(expected), rel=1e-4)
 
 
-def test_the_graded_loss_is_the_squared_distance_of_cosine_and_score(make: Any) -> None:
+def test_graded_loss_is_the_squared_error_of_cosine_and_score(make: Any) -> None:
     trainer = build_trainer(make(SCORED))
     assert (trainer.task.graded, trainer.task.highest) == (True, 5.0)
     batch, vectors = batch_and_vectors(trainer, [0, 2, 5])
@@ -164,8 +164,8 @@ def losses(recipe: Recipe) -> list[float]:
 
 
 @pytest.mark.parametrize("rows", [PAIRS, SCORED], ids=["pairs", "scored"])
-def test_equal_micro_batches_cost_the_same_however_they_are_accumulated(make: Any, rows: list[dict]) -> None:
-    """Of one step: two micro-batches of four are the mean of the two; where a row stands alone, also one of eight."""
+def test_accumulated_loss_is_the_mean_of_its_micro_batches(make: Any, rows: list[dict]) -> None:
+    """Where a row's loss does not depend on its batch, it also equals that of one batch of eight."""
     fixed = {"train_sampling_strategy": "sequential", "max_steps": 1, "learning_rate": 0.0}
     (two,) = losses(make(rows, "two", {**fixed, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}))
     each = losses(make(rows, "each", {**fixed, "max_steps": 2, "per_device_train_batch_size": 4}))
@@ -177,121 +177,46 @@ def test_equal_micro_batches_cost_the_same_however_they_are_accumulated(make: An
 
 @pytest.mark.parametrize("rows", [PAIRS, SCORED], ids=["pairs", "scored"])
 def test_training_lowers_the_loss(make: Any, rows: list[dict]) -> None:
-    found = losses(make(rows, training={"max_steps": 12, "per_device_train_batch_size": 8}))
-    assert found[-1] < 0.7 * found[0]
+    values = losses(make(rows, training={"max_steps": 12, "per_device_train_batch_size": 8}))
+    assert values[-1] < 0.7 * values[0]
 
 
-def test_what_is_not_used_is_frozen_and_not_called_new(make: Any, capsys: pytest.CaptureFixture) -> None:
+def test_unused_pooler_is_frozen_and_not_reported_as_new(make: Any, capsys: pytest.CaptureFixture) -> None:
     trainer = build_trainer(make(PAIRS))
     frozen = [name for name, p in trainer.model.named_parameters() if not p.requires_grad]
     assert frozen == ["pooler.dense.weight", "pooler.dense.bias"]
     assert "new weights" not in capsys.readouterr().err
 
 
-# --- metrics ---------------------------------------------------------------------------------------------------------
+# -- metrics
 
 
-def test_correlations_are_scipys() -> None:
-    from scipy.stats import pearsonr, spearmanr
-
-    random = np.random.default_rng(0)
-    examples = np.column_stack([random.integers(0, 6, 50), random.normal(size=50)])
-    found = retrieval.correlation(examples)
-    assert found["spearman"] == pytest.approx(spearmanr(*examples.T).statistic, abs=1e-12)
-    assert found["pearson"] == pytest.approx(pearsonr(*examples.T).statistic, abs=1e-12)
-    assert retrieval.correlation(np.ones((3, 2))) == {"spearman": 0.0, "pearson": 0.0}
-
-
-def test_ndcg_is_scikit_learns_and_recall_and_rank_are_counted() -> None:
-    from sklearn.metrics import ndcg_score
-
-    random = np.random.default_rng(0)
-    scores, gains = random.normal(size=(20, 40)), random.integers(0, 4, (20, 40)) * (random.random((20, 40)) < 0.2)
-    gains[:, 0] = 1
-    relevant = [{i: float(g) for i, g in enumerate(row) if g} for row in gains]
-    found = retrieval.rank(scores, relevant)
-    for row, gain, (ndcg, recall, reciprocal) in zip(scores, gains, found, strict=True):
-        assert ndcg == pytest.approx(ndcg_score([gain], [row], k=10), abs=1e-12)
-        order = np.argsort(-row)
-        assert recall == (gain[order[:10]] > 0).sum() / (gain > 0).sum()
-        assert reciprocal == 1 / next(place for place, i in enumerate(order, 1) if gain[i])
-    assert list(retrieval.score(found)) == ["ndcg@10", "recall@10", "mrr"]
-
-
-def test_of_equal_scores_the_relevant_comes_last() -> None:
-    assert retrieval.rank([np.zeros(30)], [{0: 1.0}]).tolist() == [[0.0, 0.0, 1 / 30]]
-
-
-def test_bm25_is_its_formula() -> None:
-    documents = ["the fox and the crow", "a lion", "山里的老虎", "the crow, the crow"]
-    query = "the crow 老虎"
-    lists = [retrieval.words(d) for d in documents]
-    mean = sum(map(len, lists)) / 4
-
-    def score(words: list[str]) -> float:
-        total = 0.0
-        for term in retrieval.words(query):
-            n = sum(term in other for other in lists)
-            f = words.count(term)
-            idf = math.log(1 + (4 - n + 0.5) / (n + 0.5))
-            total += idf * f * 2.2 / (f + 1.2 * (0.25 + 0.75 * len(words) / mean))
-        return total
-
-    (found,) = retrieval.BM25(documents).scores([query])
-    assert found.tolist() == pytest.approx([score(words) for words in lists])
-    assert found.argmax() == 2  # two Chinese words of it
-
-
-def test_anchors_are_judged_once_with_all_their_positives() -> None:
-    rows = [
-        {"anchor": "a", "positive": "x", "negative": None},
-        {"anchor": "a", "positive": "y", "negative": "z"},
-        {"anchor": "b", "positive": "x", "negative": "y"},
-    ]
-    anchors, documents, relevant = retrieval.judged(rows)
-    assert (anchors, documents) == ({"a": (0, 0), "b": (2, 0)}, {"x": (0, 1), "y": (1, 1), "z": (1, 2)})
-    assert relevant == [{0: 1.0, 1: 1.0}, {0: 1.0}]
-
-
-def test_chance_is_the_mean_over_all_orders() -> None:
-    rows = [{"anchor": f"a{i}", "positive": f"p{i}"} for i in range(25)]
-    chance, _ = retrieval.chance_and_bm25(rows)
-    random = np.random.default_rng(0)
-    lots = [retrieval.rank([random.random(25)], [{3: 1.0}])[0, 0] for _ in range(4000)]
-    assert chance == pytest.approx(np.mean(lots), abs=0.02)
-
-
-def test_evaluation_searches_every_text_of_the_part(make: Any) -> None:
+def test_example_stats_compare_an_anchor_with_every_text_of_the_part(make: Any) -> None:
     rows = [{**PAIRS[0], "negative": "一个别的故事"}, *PAIRS[1:]]
     trainer = build_trainer(make(rows))
-    examples = trainer.per_example("validation")
+    stats = trainer.predict(trainer.part("validation")).predictions
     _, vectors = batch_and_vectors(trainer, list(range(8)))
-    searched = torch.stack([*(row[1] for row in vectors), vectors[0][2]])
-    ranks = [1 + int((row[0] @ searched.T > row[0] @ row[1]).sum()) for row in vectors]
-    assert examples[:, 2].tolist() == pytest.approx([1 / r for r in ranks])
+    documents = torch.stack([*(row[1] for row in vectors), vectors[0][2]])
+    ranks = [1 + int((row[0] @ documents.T > row[0] @ row[1]).sum()) for row in vectors]
+    assert stats[:, 2].tolist() == pytest.approx([1 / r for r in ranks])
     baselines = trainer.task.baselines(None, None, {"evaluation": trainer.rows["validation"]}, False)
     assert {name: b["kind"] for name, b in baselines.items()} == {"chance": "floor", "BM25": "reference"}
 
 
-@pytest.mark.parametrize(("trained", "measured"), [(PAIRS, SCORED), (SCORED, PAIRS)], ids=["scored", "pairs"])
-def test_a_saved_model_is_measured_by_what_the_rows_are(
-    make: Any, trained: list, measured: list, tmp_path: Path
-) -> None:
-    from llmkit.evaluation.measure import measure
-
-    folder = run(make(trained)).output
-    found = measure(str(folder), measured)
-    assert set(found["metrics"]) == ({"spearman", "pearson"} if measured is SCORED else {"ndcg@10", "recall@10", "mrr"})
-    for name, value in found["metrics"].items():
-        low, high = found["intervals"][name]
+@pytest.mark.parametrize(("train", "test"), [(PAIRS, SCORED), (SCORED, PAIRS)], ids=["scored", "pairs"])
+def test_saved_model_is_evaluated_on_rows_of_either_kind(make: Any, train: list, test: list, tmp_path: Path) -> None:
+    result = evaluate(str(run(make(train)).output), test)
+    assert set(result["metrics"]) == ({"spearman", "pearson"} if test is SCORED else {"ndcg@10", "recall@10", "mrr"})
+    for name, value in result["metrics"].items():
+        low, high = result["intervals"][name]
         assert low <= value <= high
 
 
-# --- rows ------------------------------------------------------------------------------------------------------------
+# -- rows and options
 
 
 @pytest.mark.parametrize(
-    ("row", "why"),
+    ("row", "reason"),
     [
         ({"anchor": "a", "positive": None}, "no 'positive'"),
         ({"anchor": None, "positive": "b"}, "no 'anchor'"),
@@ -299,56 +224,77 @@ def test_a_saved_model_is_measured_by_what_the_rows_are(
         ({"anchor": "a", "positive": 3}, "'positive' is int, not text"),
         ({"anchor": "a", "positive": "b", "negative": ["c"]}, "'negative' is list, not text"),
         ({"text": "a", "text_pair": None, "score": 1.0}, "no 'text_pair'"),
-        ({"text": "a", "text_pair": "b", "score": "good"}, "score 'good' is no number"),
-        ({"text": "a", "text_pair": "b", "score": None}, "score None is no number"),
-        ({"text": "a", "text_pair": "b", "score": "inf"}, "score 'inf' is no number"),
+        ({"text": "a", "text_pair": "b", "score": "good"}, "score 'good' is not a number"),
+        ({"text": "a", "text_pair": "b", "score": None}, "score None is not a number"),
+        ({"text": "a", "text_pair": "b", "score": "inf"}, "score 'inf' is not a number"),
     ],
 )
-def test_a_bad_row_is_told_why(row: dict, why: str) -> None:
-    with pytest.raises(ValueError, match=why.replace("[", r"\[")):
+def test_read_row_names_the_reason_of_an_invalid_row(row: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason.replace("[", r"\[")):
         SentenceEmbedding().read_row(row)
 
 
-def test_an_empty_negative_is_none() -> None:
+def test_read_row_takes_an_empty_negative_as_none() -> None:
     kept = {"anchor": "a", "positive": "b", "negative": None}
     assert SentenceEmbedding().read_row({**kept, "negative": ""}) == kept
     assert SentenceEmbedding().read_row({"text": "a", "text_pair": "b", "score": "3.5"})["score"] == 3.5
 
 
 @pytest.mark.parametrize(
-    ("rows", "knobs", "why"),
+    ("rows", "options", "message"),
     [
-        (PAIRS, {"pooling": "max"}, "task.pooling: 'max' is none of mean, cls"),
+        (PAIRS, {"pooling": "max"}, "task.pooling: 'max' is not one of mean, cls"),
         (PAIRS, {"scale": 0.0}, "task.scale: 0 is not above 0"),
         (SCORED, {"highest": -1.0}, "task.highest: -1 is not above 0"),
-        ([*PAIRS, *SCORED], {}, "data.train: scored pairs beside (anchor, positive) rows"),
-        ([*SCORED, *PAIRS], {}, "data.train: scored pairs beside (anchor, positive) rows"),
-        (SCORED, {"highest": 0.5}, "beyond the 0.5 of texts that mean the same (--task.highest)"),
-        ([{**row, "score": 2} for row in SCORED], {}, "every score is 2: nothing to rank"),
+        ([*PAIRS, *SCORED], {}, "data.train: scored pairs and (anchor, positive) rows are mixed"),
+        ([*SCORED, *PAIRS], {}, "data.train: scored pairs and (anchor, positive) rows are mixed"),
+        (SCORED, {"highest": 0.5}, "beyond 0.5, the score of texts with the same meaning (--task.highest)"),
+        ([{**row, "score": 2} for row in SCORED], {}, "every score is 2, so there is nothing to rank"),
+        ([{**row, "score": 0} for row in SCORED], {}, "every score is 0, so there is nothing to rank"),
     ],
 )
-def test_what_cannot_be_learned_is_said_before_the_model_is_loaded(
-    make: Any, rows: list, knobs: dict, why: str
+def test_invalid_option_or_rows_are_refused_before_the_model_is_loaded(
+    make: Any, rows: list, options: dict, message: str
 ) -> None:
-    with pytest.raises(RecipeError) as refused:
-        build_trainer(make(rows, **knobs))
-    assert any(why in fault and "\n" not in fault for fault in refused.value.faults)
+    with pytest.raises(UsageError) as refused:
+        build_trainer(make(rows, **options))
+    assert any(message in fault and "\n" not in fault for fault in refused.value.faults)
 
 
-def test_training_and_validation_are_of_one_kind(make: Any) -> None:
+def test_check_collects_all_faults() -> None:
+    task = SentenceEmbedding(pooling="max", scale=0.0, longest=-1)
+    assert [fault.partition(":")[0] for fault in task.check(Recipe(task))] == [
+        "task.pooling", "task.scale", "task.longest",
+    ]  # fmt: skip
+
+
+def test_fit_learns_from_training_rows_and_names_every_faulty_part(capsys: pytest.CaptureFixture) -> None:
+    pairs, scored = (load_part(rows, SentenceEmbedding(), DataConfig()) for rows in (PAIRS, SCORED))
+    task = SentenceEmbedding().fit({"train": scored, "validation": scored})
+    assert (task.graded, task.highest) == (True, 5.0) and "score, 5, mean the same" in capsys.readouterr().err
+    assert task.fit({"test": pairs}) == task  # evaluation
+    pair_task = SentenceEmbedding(highest=3.0).fit({"train": pairs})
+    assert (pair_task.graded, pair_task.highest) == (False, None)
+    with pytest.raises(UsageError) as refused:
+        SentenceEmbedding().fit({"train": pairs, "validation": scored, "test": scored})
+    assert [fault.partition(":")[0] for fault in refused.value.faults] == ["data.validation", "data.test"]
+
+
+def test_training_and_validation_rows_of_two_kinds_are_refused(make: Any) -> None:
     recipe = make(PAIRS)
-    with pytest.raises(RecipeError, match=r"data.validation: scored pairs, where training is on \(anchor, positive\)"):
+    message = r"data.validation: scored pairs, but the training rows are \(anchor, positive\) rows"
+    with pytest.raises(UsageError, match=message):
         build_trainer(replace(recipe, data=replace(recipe.data, validation=SCORED)))
 
 
-def test_texts_that_are_cut_are_counted(make: Any, capsys: pytest.CaptureFixture) -> None:
+def test_rows_with_cut_texts_are_counted(make: Any, capsys: pytest.CaptureFixture) -> None:
     rows = [*PAIRS[1:], {"anchor": "long", "positive": "fox " * 200}]
     trainer = build_trainer(make(rows))
     assert max(n for row in trainer.train_dataset["lengths"] for n in row) == 64
     assert "1 of 8 rows cut to 64 tokens" in capsys.readouterr().err
 
 
-def test_a_table_without_a_header_is_trained_on(make: Any, tmp_path: Path) -> None:
+def test_table_without_a_header_is_read_with_named_columns(make: Any, tmp_path: Path) -> None:
     lines = [f"{r['text']}\t{r['text_pair']}\t{r['score']}" for r in SCORED]
     (tmp_path / "sts.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     recipe = make(SCORED)
@@ -369,45 +315,46 @@ def test_sources_with_and_without_negatives_are_trained_on_together(make: Any, t
 def test_preview_shows_each_text(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
-    command(
-        [
-            "preview",
-            "sentence-embedding",
-            "--model",
-            str(tiny_bert),
-            "--data",
-            str(file),
-            "--data.validation",
-            str(file),
-            "-n",
-            "1",
-        ]
-    )
+    data = ["--data", str(file), "--data.validation", str(file)]
+    command(["preview", "sentence-embedding", "--model", str(tiny_bert), *data, "-n", "1"])
     shown = capsys.readouterr().out
     assert "2 texts, label 1\n0: [CLS]a fox and a crow[SEP]\n1: [CLS]Once upon a time a fox met a crow" in shown
 
 
-# --- asking ----------------------------------------------------------------------------------------------------------
+# -- prediction
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_embed_gives_float32_vectors_of_length_one_in_order(encoder: Path, pooling: str) -> None:
+def test_embed_returns_normalized_float32_vectors_in_order(encoder: Path, pooling: str) -> None:
     model = llmkit.load(str(encoder))
-    model = replace(model, task=model.task.replace(pooling=pooling))
+    model = replace(model, task=replace(model.task, pooling=pooling))
     texts = ["fox " * 40, "狐狸", "a", *[r["text"] for r in REVIEWS[::4]]]
-    found = model.embed(texts, batch_size=3)
-    assert (found.dtype, found.shape) == (np.float32, (len(texts), 32))
-    for text, vector in zip(texts, found, strict=True):
+    vectors = model.embed(texts, batch_size=3)
+    assert (vectors.dtype, vectors.shape) == (np.float32, (len(texts), 32))
+    for text, vector in zip(texts, vectors, strict=True):
         with torch.no_grad():
             ids = model.tokenizer(text, return_tensors="pt", truncation=True, max_length=64)
             state = model.model(**ids).last_hidden_state[0]
-        alone = (state[0] if pooling == "cls" else state.mean(0)).numpy()
-        assert vector == pytest.approx(alone / np.linalg.norm(alone), abs=1e-5)
-    assert model.embed("狐狸") == pytest.approx(found[1], abs=1e-5)
+        expected = (state[0] if pooling == "cls" else state.mean(0)).numpy()
+        assert vector == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
+    assert model.embed("狐狸") == pytest.approx(vectors[1], abs=1e-5)
     assert model.embed([]).shape == (0, 32)
 
 
-def test_predict_gives_embeddings_as_json(encoder: Path, capsys: pytest.CaptureFixture) -> None:
+def test_embed_cuts_long_texts_with_a_warning(encoder: Path, capsys: pytest.CaptureFixture) -> None:
+    model, tokenizer = AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder)
+    capsys.readouterr()
+    long, short = SentenceEmbedding().embed(model, tokenizer, ["fox " * 40, "a fox"], 16)
+    assert "1 text cut to 16 tokens" in capsys.readouterr().err
+    ids = tokenizer("fox " * 40, truncation=True, max_length=16)["input_ids"]
+    assert long == pytest.approx(
+        SentenceEmbedding().embed(model, tokenizer, [tokenizer.decode(ids[1:-1])], 16)[0], abs=1e-5
+    )
+    assert short == pytest.approx(SentenceEmbedding().embed(model, tokenizer, ["a fox"], 16)[0], abs=1e-5)
+    assert "cut" not in capsys.readouterr().err
+
+
+def test_predict_command_prints_embeddings_as_json(encoder: Path, capsys: pytest.CaptureFixture) -> None:
     assert command(["predict", str(encoder), "a fox", "狐狸", "--json"]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [a["text"] for a in answers] == ["a fox", "狐狸"]
@@ -417,18 +364,18 @@ def test_predict_gives_embeddings_as_json(encoder: Path, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("fixture", ["tiny_gpt2", "tiny_bert"])
-def test_a_model_of_another_task_gives_none(fixture: str, request: pytest.FixtureRequest) -> None:
+def test_model_of_another_task_has_no_embeddings(fixture: str, request: pytest.FixtureRequest) -> None:
     model = llmkit.load(str(request.getfixturevalue(fixture)))
-    with pytest.raises(RecipeError, match=f"a {model.task.name} model gives no embeddings"):
+    with pytest.raises(UsageError, match=f"a {model.task.name} model gives no embeddings"):
         model.embed("a fox")
 
 
-# --- folders ---------------------------------------------------------------------------------------------------------
+# -- folders
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_a_saved_folder_says_how_it_is_read(make: Any, pooling: str) -> None:
-    """As sentence-transformers reads it, and to llmkit where recipe.yaml is gone."""
+def test_saved_folder_keeps_pooling_and_maximum_length(make: Any, pooling: str) -> None:
+    """For sentence-transformers, and for llmkit without recipe.yaml."""
     recipe = make(PAIRS, pooling=pooling, longest=16)
     result = run(replace(recipe, data=replace(recipe.data, max_length=None)))
     folder = result.output
@@ -450,6 +397,7 @@ def test_a_saved_folder_says_how_it_is_read(make: Any, pooling: str) -> None:
 
 
 def sentence_transformer(encoder: Path, folder: Path, pooling: Any, more: tuple[str, ...] = ()) -> Path:
+    """A folder with an encoder and the files of sentence-transformers."""
     save(AutoModel.from_pretrained(encoder), AutoTokenizer.from_pretrained(encoder), folder)
     kinds = ("Transformer", "Pooling", *more)
     modules = [{"idx": i, "path": f"{i}_{k}" if i else "", "type": f"x.models.{k}"} for i, k in enumerate(kinds)]
@@ -463,12 +411,10 @@ def sentence_transformer(encoder: Path, folder: Path, pooling: Any, more: tuple[
     "pooling",
     [
         {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False, "include_prompt": True},
-        {"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True},  # as of 6.0
+        {"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True},  # since 6.0
     ],
 )
-def test_a_model_is_trained_as_its_folder_says_it_is_pooled(
-    encoder: Path, make: Any, tmp_path: Path, pooling: dict
-) -> None:
+def test_training_uses_the_pooling_of_the_model_folder(encoder: Path, make: Any, tmp_path: Path, pooling: dict) -> None:
     folder = sentence_transformer(encoder, tmp_path / "st", pooling, ("Normalize",))
     recipe = replace(make(PAIRS), model=ModelConfig(name=str(folder)))
     assert llmkit.load(str(folder)).task.pooling == "cls"
@@ -478,7 +424,7 @@ def test_a_model_is_trained_as_its_folder_says_it_is_pooled(
 
 
 @pytest.mark.parametrize(
-    ("pooling", "more", "why"),
+    ("pooling", "more", "unsupported"),
     [
         ({"pooling_mode_max_tokens": True}, (), "pooling by max"),
         ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, (), "pooling by cls and mean"),
@@ -486,34 +432,26 @@ def test_a_model_is_trained_as_its_folder_says_it_is_pooled(
         ({"pooling_mode_mean_tokens": True}, ("Dense", "Normalize"), "Dense"),
     ],
 )
-def test_a_folder_that_does_more_to_a_vector_is_refused(
-    encoder: Path, tmp_path: Path, pooling: dict, more: tuple[str, ...], why: str
+def test_folder_with_unsupported_modules_is_refused(
+    encoder: Path, tmp_path: Path, pooling: dict, more: tuple[str, ...], unsupported: str
 ) -> None:
     folder = sentence_transformer(encoder, tmp_path / "st", pooling, more)
-    with pytest.raises(RecipeError) as refused:
+    with pytest.raises(UsageError) as refused:
         llmkit.load(str(folder))
     (line,) = refused.value.faults
-    assert f"{why} in its modules.json is not read here; say --task.pooling mean" in line and str(folder) in line
-
-
-@pytest.mark.parametrize("content", ["{", "[1]", '[{"type": "x.Pooling"}]'])
-def test_a_broken_modules_json_is_refused_in_one_line(encoder: Path, tmp_path: Path, content: str) -> None:
-    folder = sentence_transformer(encoder, tmp_path / "st", {})
-    (folder / "modules.json").write_text(content)
-    with pytest.raises(RecipeError, match=r"modules.json") as refused:
-        llmkit.load(str(folder))
-    assert "\n" not in str(refused.value)
+    assert f"{unsupported} in modules.json is not supported; ignore it with --task.pooling mean" in line
+    assert str(folder) in line
 
 
 HUB = """
-from llmkit.models import hub
+from llmkit import hub
 from llmkit.tasks import SentenceEmbedding
 folder = hub.find_model("someone/sentences")
-print(SentenceEmbedding().with_checkpoint(folder).pooling, (folder / "onnx").exists())
+print(SentenceEmbedding().with_checkpoint(folder, None).pooling, (folder / "onnx").exists())
 """
 
 
-def test_a_hub_gives_the_pooling_too_and_then_the_cache(encoder: Path, tmp_path: Path) -> None:
+def test_pooling_is_read_from_the_hub_and_then_from_the_cache(encoder: Path, tmp_path: Path) -> None:
     folder = sentence_transformer(encoder, tmp_path / "st", {"pooling_mode_cls_token": True})
     (folder / "onnx").mkdir()
     (folder / "onnx" / "config.json").write_text("{}")

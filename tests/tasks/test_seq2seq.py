@@ -1,5 +1,4 @@
-"""Sequence to sequence: the loss a bare loop would compute, sacrebleu's and rouge_score's own figures, ids that begin and
-end right, and a folder from which transformers alone generates the same."""
+"""Seq2Seq: the loss of a bare loop, the libraries' metrics, and a folder from which Transformers alone generates the same."""
 
 from __future__ import annotations
 
@@ -11,15 +10,26 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXACT, PHRASES, save
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    NllbTokenizer,
+)
+from transformers.trainer_pt_utils import LabelSmoother
 
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
-from llmkit.cli import command
-from llmkit.errors import RecipeError
-from llmkit.evaluation import overlap
-from llmkit.evaluation.metrics import intervals
-from llmkit.models.tokenizers import train
-from llmkit.parsing import apply
+from llmkit.cli.main import command
+from llmkit.cli.options import apply
+from llmkit.cli.predict import read_inputs
+from llmkit.errors import UsageError
+from llmkit.metrics import overlap
+from llmkit.metrics.bootstrap import intervals
+from llmkit.models.tokenizers import train_tokenizer
 from llmkit.tasks import Seq2Seq
 
 SUMMARIES = [
@@ -28,16 +38,9 @@ SUMMARIES = [
     for b in ("mouse", "ant", "dog", "cat")
 ]
 BART = {
-    "d_model": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "dropout": 0.0,
-    "max_position_embeddings": 64,
-}
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "dropout": 0.0, "max_position_embeddings": 64,
+}  # fmt: skip
 SMALL = {
     "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0},
     **dict.fromkeys(("bart", "marian", "pegasus", "m2m_100"), BART),
@@ -46,15 +49,15 @@ SMALL = {
 
 @pytest.fixture
 def recipe(tiny_t5: Path, tmp_path: Path) -> Any:
-    """A small recipe over PHRASES; keywords of `task` are knobs, of `data` fields, `training` is laid over EXACT."""
+    """Return a function that makes a small recipe over PHRASES; `training` is added to EXACT, `options` are the task's."""
 
     def make(
-        rows: Any = PHRASES, model: Any = None, training: dict | None = None, output: str = "run", **knobs: Any
+        rows: Any = PHRASES, model: Any = None, training: dict | None = None, output: str = "run", **options: Any
     ) -> Recipe:
         if rows is PHRASES:
-            knobs = {"source": "en", "target": "zh", **knobs}
+            options = {"source": "en", "target": "zh", **options}
         return Recipe(
-            Seq2Seq(**{"generation": {"max_new_tokens": 8}, **knobs}),
+            Seq2Seq(**{"generation": {"max_new_tokens": 8}, **options}),
             model or ModelConfig(name=str(tiny_t5)),
             DataConfig(train=rows, validation=rows[:8], max_length=32),
             {**EXACT, "max_steps": 3, "learning_rate": 1e-3, **(training or {})},
@@ -64,11 +67,11 @@ def recipe(tiny_t5: Path, tmp_path: Path) -> Any:
     return make
 
 
-def scratch(kind: str, tokenizer: str = "bpe") -> ModelConfig:
+def new_model(kind: str, tokenizer: str = "bpe") -> ModelConfig:
     return ModelConfig(name=kind, from_scratch=True, config=SMALL[kind], tokenizer=tokenizer, tokenizer_size=320)
 
 
-def batch_of(trainer: Any, count: int = 4) -> dict[str, torch.Tensor]:
+def make_batch(trainer: Any, count: int = 4) -> dict[str, torch.Tensor]:
     rows = [{**trainer.train_dataset[i], "row": i, "epoch": 0} for i in range(count)]
     return trainer._prepare_inputs(trainer.task.collate(rows, trainer.processing_class, "padded"))
 
@@ -77,35 +80,33 @@ def batch_of(trainer: Any, count: int = 4) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_the_loss_is_that_of_a_bare_loop(kind: str, recipe) -> None:
-    """Each row alone, without padding, the decoder fed by hand: log-probabilities of the targets, added up."""
-    trainer = build_trainer(recipe(model=scratch(kind)))
-    task, model, batch = trainer.task, trainer.model.eval(), batch_of(trainer)
-    config, by_hand = model.config, 0.0
+def test_loss_is_the_negative_log_likelihood_of_each_row_alone(kind: str, recipe) -> None:
+    """Each row without padding, with the decoder's inputs made by hand."""
+    trainer = build_trainer(recipe(model=new_model(kind)))
+    task, model, batch = trainer.task, trainer.model.eval(), make_batch(trainer)
+    config, expected = model.config, 0.0
     with torch.no_grad():
         loss, _ = task.loss(model, batch)
         for feature in trainer.train_dataset.select(range(4)):
             target = feature["labels"]
-            seen = torch.tensor([[config.decoder_start_token_id, *target[:-1]]])
-            logits = model(input_ids=torch.tensor([feature["input_ids"]]), decoder_input_ids=seen).logits[0]
-            by_hand -= logits.float().log_softmax(-1)[range(len(target)), target].sum().item()
+            inputs = torch.tensor([[config.decoder_start_token_id, *target[:-1]]])
+            logits = model(input_ids=torch.tensor([feature["input_ids"]]), decoder_input_ids=inputs).logits[0]
+            expected -= logits.float().log_softmax(-1)[range(len(target)), target].sum().item()
     assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(by_hand, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert int(task.weight(batch)) == sum(len(ids) for ids in trainer.train_dataset.select(range(4))["labels"])
 
 
-def test_label_smoothing_is_the_librarys(recipe) -> None:
-    from transformers.trainer_pt_utils import LabelSmoother
-
+def test_label_smoothing_equals_that_of_transformers(recipe) -> None:
     trainer = build_trainer(recipe(label_smoothing=0.1))
-    batch = batch_of(trainer)
+    batch = make_batch(trainer)
     with torch.no_grad():
         loss, outputs = trainer.task.loss(trainer.model.eval(), batch)
     mean = LabelSmoother(epsilon=0.1)({"logits": outputs.logits}, batch["labels"])
     assert (loss / trainer.task.weight(batch)).item() == pytest.approx(mean.item(), rel=1e-5)
 
 
-def test_accumulation_changes_nothing(recipe) -> None:
+def test_one_batch_of_eight_equals_two_accumulated_of_four(recipe) -> None:
     def losses(size: int, steps: int) -> list[float]:
         training = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
         trainer = build_trainer(recipe(training=training, output=f"run{size}"))
@@ -118,137 +119,97 @@ def test_accumulation_changes_nothing(recipe) -> None:
 # -- metrics
 
 
-def corpus(metric: str, cut: str, texts: list[str], references: list[list[str]]) -> dict[str, float]:
-    """What the libraries themselves say."""
-    if metric == "bleu":
-        from sacrebleu.metrics import BLEU, CHRF
-
-        streams = [[r[i] if i < len(r) else None for r in references] for i in range(max(map(len, references)))]
-        return {
-            "bleu": BLEU(tokenize=cut).corpus_score(texts, streams).score,
-            "chrf": CHRF().corpus_score(texts, streams).score,
-        }
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(overlap.SUMMARY, use_stemmer=True)
-    found = [scorer.score_multi(r, t) for r, t in zip(references, texts, strict=True)]
-    return {m: float(np.mean([f[m].fmeasure for f in found])) for m in overlap.SUMMARY}
-
-
-ENGLISH = (
-    ["the cat sat on the mat .", "A dog ran", "", "It rains cats and dogs in the old town today."],
-    [["The cat sat on the mat."], ["A dog ran home.", "The dog ran away"], ["Silence."], ["It rains in the old town."]],
-)
-CHINESE = (
-    ["猫睡在桌子下面。", "我有一只黑狗，很大", "下雨了 today"],
-    [["猫睡在椅子下面。", "小猫睡在桌子底下。"], ["我哥哥有一只黑狗。"], ["今天下雨了。"]],
-)
-
-
 @pytest.mark.parametrize(
-    ("metric", "cut", "case"),
-    [("bleu", "13a", ENGLISH), ("bleu", "zh", CHINESE), ("rouge1", "rouge", ENGLISH)],
-    ids=["english", "chinese", "rouge"],
-)
-def test_scores_are_the_libraries_own(metric: str, cut: str, case: tuple) -> None:
-    texts, references = case
-    counts = overlap.count(metric, cut, texts, references)
-    assert overlap.scores(metric, counts) == pytest.approx(corpus(metric, cut, texts, references), abs=1e-9)
-    draw = [0, 1, 1, 2]  # a bootstrap sample is a corpus too
-    expected = corpus(metric, cut, [texts[i] for i in draw], [references[i] for i in draw])
-    assert overlap.scores(metric, counts[draw]) == pytest.approx(expected, abs=1e-9)
-
-
-def test_rouge_of_chinese_counts_characters() -> None:
-    texts, references = ["猫睡在桌子下面"], [["猫睡在椅子下面"]]
-    assert overlap.scores("rouge1", overlap.count("rouge1", "rouge", texts, references))["rouge1"] == 0
-    scores = overlap.scores("rouge1", overlap.count("rouge1", "zh", texts, references))
-    assert scores["rouge1"] == pytest.approx(6 / 7) and scores["rouge2"] == pytest.approx(4 / 6)
-
-
-def test_answers_are_held_to_squads_measures() -> None:
-    texts, references = ["The red fox.", "two cats", "狐狸"], [["a red fox"], ["Two dogs", "cats"], ["红狐狸"]]
-    scores = overlap.scores("f1", overlap.count("f1", "", texts, references))
-    assert scores == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 / 3 + 0.8) / 3)}
-
-
-@pytest.mark.parametrize(
-    ("text", "bleu", "rouge"),
+    ("metric", "names"),
     [
-        ("The cat is asleep.", "13a", "rouge"),
-        ("猫睡着了，狗也睡了。", "zh", "zh"),
-        ("猫は机の下で寝ています。", "char", "char"),
-        ("Кошка спит под столом.", "13a", "intl"),
+        ("bleu", ("bleu", "chrf", "loss")),
+        ("chrf", ("chrf", "bleu", "loss")),
+        ("rougeL", ("rougeL", "rouge1", "rouge2", "loss")),
+        ("f1", ("f1", "exact_match", "loss")),
     ],
 )
-def test_words_are_told_apart_as_the_targets_are_written(text: str, bleu: str, rouge: str) -> None:
-    assert (overlap.usual_cut([text], "chrf"), overlap.usual_cut([text], "rougeL")) == (bleu, rouge)
+def test_metric_option_is_the_first_metric_and_names_keep_their_values(metric: str, names: tuple[str, ...]) -> None:
+    task = Seq2Seq(metric=metric, cut="rouge" if metric == "rougeL" else "13a")
+    texts, targets = ["the cat sat on a mat", "a big dog"], [["the cat sat on the mat"], ["a big dog ran"]]
+    stats = np.column_stack([np.full((2, 2), [3.0, 2.0]), overlap.count(metric, task.cut, texts, targets)])
+    assert task.metrics == names
+    bleu, chrf = BLEU().corpus_score(texts, [["the cat sat on the mat", "a big dog ran"]]), CHRF()
+    expected = {
+        "bleu": bleu.score,
+        "chrf": chrf.corpus_score(texts, [["the cat sat on the mat", "a big dog ran"]]).score,
+        "rouge1": (5 / 6 + 6 / 7) / 2,
+        "rouge2": (3 / 5 + 4 / 5) / 2,
+        "rougeL": (5 / 6 + 6 / 7) / 2,
+        "exact_match": 1 / 2,  # articles do not count
+        "f1": (1 + 4 / 5) / 2,
+        "loss": 1.5,
+    }
+    assert task.score(stats) == pytest.approx({name: expected[name] for name in names})
 
 
-def test_a_run_s_figures_are_those_of_its_answers(recipe) -> None:
-    """What evaluation wrote down is sacrebleu's figure of what the saved model says."""
+def test_metrics_of_a_run_are_those_of_its_predictions(recipe) -> None:
     result = run(recipe(training={"num_train_epochs": 8, "max_steps": -1, "learning_rate": 1e-2}))
     rows = result.trainer.rows["validation"]
-    said = [a["generated_text"] for a in llmkit.load(str(result.output)).predict(rows["en"][:])]
-    expected = corpus("bleu", "zh", said, rows["zh"][:])
-    assert expected["chrf"] > 0
-    assert {m: result.metrics["after"][m] for m in ("bleu", "chrf")} == pytest.approx(expected, abs=1e-9)
-    examples = result.trainer.per_example("validation")
-    low, high = intervals(result.trainer.task, examples, resamples=20)["chrf"]
-    assert low <= expected["chrf"] <= high
+    texts = [a["generated_text"] for a in llmkit.load(str(result.output)).predict(rows["en"][:])]
+    references = list(zip(*rows["zh"][:], strict=True))
+    bleu = BLEU(tokenize="zh").corpus_score(texts, references).score
+    chrf = CHRF().corpus_score(texts, references).score
+    assert chrf > 0
+    after = result.metrics["after"]
+    assert (after["bleu"], after["chrf"]) == pytest.approx((bleu, chrf), abs=1e-9)
+    stats = result.trainer.predict(result.trainer.part("validation")).predictions
+    low, high = intervals(result.trainer.task.score, stats, resamples=20)["chrf"]
+    assert low <= chrf <= high
 
 
-def test_baselines_are_the_copied_source_and_the_first_sentence(recipe) -> None:
+def test_baselines_are_the_source_and_its_first_sentence(recipe) -> None:
     trainer = build_trainer(recipe(SUMMARIES, metric="rougeL"))
-    raw = {"train": trainer.rows["train"], "evaluation": trainer.rows["validation"]}
-    found = trainer.task.baselines(trainer.features["train"], trainer.features["validation"], raw, False)
-    texts, wanted = [row["text"] for row in SUMMARIES[:8]], [[row["summary"]] for row in SUMMARIES[:8]]
-    assert found["copy-source"] == {
-        "value": pytest.approx(corpus("rougeL", "", texts, wanted)["rougeL"]),
-        "kind": "floor",
-    }
-    assert found["lead-sentence"] == {"value": pytest.approx(1.0), "kind": "reference"}
+    rows = {"train": trainer.rows["train"], "evaluation": trainer.rows["validation"]}
+    baselines = trainer.task.baselines(trainer.features["train"], trainer.features["validation"], rows, False)
+    scorer = RougeScorer(["rougeL"], use_stemmer=True)
+    copies = [scorer.score(row["summary"], row["text"])["rougeL"].fmeasure for row in SUMMARIES[:8]]
+    assert baselines["copy-source"] == {"value": pytest.approx(np.mean(copies)), "kind": "floor"}
+    assert baselines["lead-sentence"] == {"value": pytest.approx(1.0), "kind": "reference"}
 
 
 # -- rows
 
 
-def test_either_direction_by_two_flags(recipe) -> None:
-    turned = apply(recipe(), {"task": {"source": "zh", "target": "en"}})
-    trainer = build_trainer(turned)
+def test_two_options_reverse_the_direction(recipe) -> None:
+    reverse = apply(recipe(), {"task": {"source": "zh", "target": "en"}})
+    trainer = build_trainer(reverse)
     assert trainer.rows["train"][0] == {"zh": "猫睡着了。", "en": ["The cat is asleep."]}
     assert trainer.task.cut == "13a" and build_trainer(recipe()).task.cut == "zh"
 
 
 @pytest.mark.parametrize(
-    ("knobs", "row", "read"),
+    ("options", "row", "expected"),
     [
         ({}, {"source": "a", "target": "b"}, {"source": "a", "target": ["b"]}),
         ({}, {"source": ["One. ", "Two."], "target": ["1.", "2."]}, {"source": "One. Two.", "target": ["1.", "2."]}),
-        (
-            {"source": "en", "target": "zh"},
-            {"translation": {"en": "a", "zh": "甲"}},
-            {"en": "a", "zh": ["甲"]},
-        ),
+        ({"source": "en", "target": "zh"}, {"translation": {"en": "a", "zh": "甲"}}, {"en": "a", "zh": ["甲"]}),
     ],
     ids=["columns", "lists", "translation"],
 )
-def test_rows_are_read_as_they_come(knobs: dict, row: dict, read: dict) -> None:
-    assert Seq2Seq(**knobs).read_row(row) == read
+def test_read_row_takes_texts_lists_and_translations(options: dict, row: dict, expected: dict) -> None:
+    assert Seq2Seq(**options).read_row(row) == expected
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
         ({"source": "a"}, "no 'target'"),
         ({"source": " ", "target": "b"}, "empty 'source'"),
         ({"source": "a", "target": []}, "empty 'target'"),
         ({"source": 3, "target": "b"}, "'source' is int, not text"),
-        ({"translation": {"en": "a", "fr": "b"}}, "'translation' holds en, fr; say --task.source and --task.target"),
+        (
+            {"translation": {"en": "a", "fr": "b"}},
+            "'translation' holds en, fr; name two of them with --task.source and --task.target",
+        ),
     ],
 )
-def test_a_bad_row_says_why(row: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_read_row_names_the_reason_of_an_invalid_row(row: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         Seq2Seq().read_row(row)
 
 
@@ -257,14 +218,12 @@ def test_summaries_are_found_under_their_usual_names(recipe) -> None:
     assert rows[0] == {"source": SUMMARIES[0]["text"], "target": [SUMMARIES[0]["summary"]]}
 
 
-def test_missing_columns_name_what_is_there(recipe) -> None:
-    with pytest.raises(RecipeError, match=r"its columns are en, zh; seq2seq reads en, fr; or translation"):
+def test_missing_columns_are_named_with_those_present(recipe) -> None:
+    with pytest.raises(UsageError, match=r"its columns are en, zh; seq2seq reads en, fr; or translation"):
         build_trainer(recipe(target="fr"))
 
 
-def test_what_is_cut_is_counted(tiny_t5: Path) -> None:
-    from transformers import AutoTokenizer
-
+def test_encode_cuts_and_counts_long_sources_and_targets(tiny_t5: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_t5)
     rows = {"source": ["word " * 30, "a", "a"], "target": [["b"], ["字" * 30], ["b"]]}
     features = Seq2Seq().encode(rows, tokenizer, 8)
@@ -273,40 +232,46 @@ def test_what_is_cut_is_counted(tiny_t5: Path) -> None:
     assert all(ids[-1] == tokenizer.eos_token_id for ids in features["input_ids"] + features["labels"])
 
 
-def test_one_source_stays_on_one_side_of_a_split(recipe, tiny_t5: Path) -> None:
+def test_source_stays_in_one_part_of_a_split(recipe, tiny_t5: Path) -> None:
     rows = [{"en": f"Text {i}.", "zh": f"译文{i}{j}"} for i in range(20) for j in "甲乙"]
-    made = recipe()
-    trainer = build_trainer(
-        Recipe(made.task, made.model, DataConfig(train=rows, max_length=32), made.training, made.run)
-    )
+    base = recipe()
+    data = DataConfig(train=rows, max_length=32)
+    trainer = build_trainer(Recipe(base.task, base.model, data, base.training, base.run))
     assert not set(trainer.rows["train"]["en"]) & set(trainer.rows["validation"]["en"])
 
 
-# -- knobs
+# -- options
 
 
 @pytest.mark.parametrize(
-    ("knobs", "said"),
+    ("options", "message"),
     [
-        ({"metric": "blue"}, "task.metric: 'blue' is none of bleu, chrf, rouge1, rouge2, rougeL, exact_match, f1"),
-        ({"cut": "zhh"}, "task.cut: 'zhh' is no way to tell words apart; did you mean 'zh'"),
-        ({"languages": ("en",)}, "task.languages: .* are not two"),
-        ({"languages": ("en", "zh")}, "task.languages: .* knows no languages"),
+        ({"metric": "blue"}, "task.metric: 'blue' is not one of bleu, chrf, rouge1, rouge2, rougeL, exact_match, f1"),
+        ({"cut": "zhh"}, "task.cut: no tokenizer 'zhh'; did you mean 'zh'"),
+        ({"languages": ("en",)}, "task.languages: .* are not two codes"),
+        ({"languages": ("en", "zh")}, "task.languages: .* has no languages"),
         ({"generation": {"num_beam": 4}}, "task.generation.num_beam: .* did you mean 'num_beams'"),
-        ({"generation": {"num_beams": "x"}}, "task.generation.num_beams: 'x'; give a whole number from 1 on"),
+        ({"generation": {"num_beams": "x"}}, "task.generation.num_beams: 'x' is not a whole number of at least 1"),
         ({"generation": {"num_return_sequences": 2}}, "each source has one answer"),
         ({"generation": {"length_penalty": 0.6}}, "task.generation: .*num_beams"),
     ],
 )
-def test_a_wrong_knob_is_one_line_before_the_model_is_loaded(knobs: dict, said: str, recipe) -> None:
-    with pytest.raises(RecipeError, match=said) as error:
-        llmkit.running.prepare(recipe(**knobs))
+def test_invalid_option_is_refused_in_one_line_before_the_model_is_loaded(options: dict, message: str, recipe) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        llmkit.pipeline.prepare(recipe(**options))
     assert all("\n" not in fault for fault in error.value.faults)
 
 
-def test_more_tokens_than_positions_are_refused(recipe) -> None:
-    with pytest.raises(RecipeError, match=r"max_new_tokens: 100 is more than the model's 64 positions"):
-        build_trainer(recipe(model=scratch("bart"), generation={"max_new_tokens": 100}))
+def test_check_collects_all_faults() -> None:
+    task = Seq2Seq(metric="blue", cut="zhh", languages=("en",), generation={"num_beam": 4})
+    assert [fault.partition(":")[0] for fault in task.check(Recipe(task))] == [
+        "task.metric", "task.cut", "task.languages", "task.generation.num_beam",
+    ]  # fmt: skip
+
+
+def test_max_new_tokens_above_the_positions_is_refused(recipe) -> None:
+    with pytest.raises(UsageError, match=r"max_new_tokens: 100 is more than the model's 64 positions"):
+        build_trainer(recipe(model=new_model("bart"), generation={"max_new_tokens": 100}))
 
 
 # -- models
@@ -314,8 +279,8 @@ def test_more_tokens_than_positions_are_refused(recipe) -> None:
 
 @pytest.mark.parametrize("tokenizer", ["bpe", "char", "wordpiece"])
 @pytest.mark.parametrize("kind", ["t5", "bart", "marian"])
-def test_a_new_model_begins_and_ends_by_its_own_tokenizer(kind: str, tokenizer: str, recipe) -> None:
-    trainer = build_trainer(recipe(model=scratch(kind, tokenizer)))
+def test_new_model_uses_the_special_tokens_of_its_tokenizer(kind: str, tokenizer: str, recipe) -> None:
+    trainer = build_trainer(recipe(model=new_model(kind, tokenizer)))
     own, config, generation = trainer.processing_class, trainer.model.config, trainer.model.generation_config
     for ids in (config, generation):
         assert (ids.decoder_start_token_id, ids.pad_token_id) == (own.pad_token_id, own.pad_token_id)
@@ -324,25 +289,23 @@ def test_a_new_model_begins_and_ends_by_its_own_tokenizer(kind: str, tokenizer: 
     assert config.vocab_size == len(own) == trainer.model.get_input_embeddings().num_embeddings
 
 
-def test_a_tokenizer_of_berts_kind_ends_by_its_separator(recipe, tiny_bert: Path) -> None:
+def test_bert_tokenizer_ends_targets_with_its_separator(recipe, tiny_bert: Path) -> None:
     model = ModelConfig(name="t5", from_scratch=True, config=SMALL["t5"], tokenizer=str(tiny_bert))
     trainer = build_trainer(recipe(model=model))
     assert trainer.model.generation_config.eos_token_id == trainer.processing_class.sep_token_id
     assert trainer.train_dataset[0]["labels"][-1] == trainer.processing_class.sep_token_id
 
 
-def test_a_target_that_its_tokenizer_does_not_end_gets_eos(recipe, tiny_gpt2: Path) -> None:
+def test_target_gets_eos_if_its_tokenizer_adds_none(recipe, tiny_gpt2: Path) -> None:
     model = ModelConfig(name="t5", from_scratch=True, config=SMALL["t5"], tokenizer=str(tiny_gpt2))
     trainer = build_trainer(recipe(model=model))
     assert trainer.train_dataset[0]["labels"][-1] == trainer.processing_class.eos_token_id
 
 
-def test_transformers_alone_generates_the_same(recipe) -> None:
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
+def test_transformers_alone_generates_the_same_from_the_saved_folder(recipe) -> None:
     generation = {"num_beams": 3, "length_penalty": 0.6, "max_new_tokens": 6}
     training = {"max_steps": 20, "learning_rate": 1e-2}
-    result = run(recipe(model=scratch("marian"), training=training, generation=generation))
+    result = run(recipe(model=new_model("marian"), training=training, generation=generation))
     saved = json.loads((result.output / "generation_config.json").read_text())
     assert generation.items() <= saved.items() and "max_length" not in saved
     tokenizer = AutoTokenizer.from_pretrained(result.output)
@@ -350,37 +313,34 @@ def test_transformers_alone_generates_the_same(recipe) -> None:
     texts = [row["en"] for row in PHRASES[:8]]
     answers = llmkit.load(str(result.output)).predict(texts)
     assert any(a["generated_text"] for a in answers)
-    for text, answer in zip(texts, answers, strict=True):  # one by one, where llmkit asked in a batch
+    for text, answer in zip(texts, answers, strict=True):  # one by one here, in a batch there
         ids = model.generate(**tokenizer(text, return_tensors="pt"))[0]
         assert tokenizer.decode(ids, skip_special_tokens=True).strip() == answer["generated_text"]
 
 
-def test_a_checkpoint_from_elsewhere_is_asked(tiny_t5: Path) -> None:
+def test_checkpoint_from_elsewhere_predicts(tiny_t5: Path) -> None:
     model = llmkit.load(str(tiny_t5))
     assert type(model.task) is Seq2Seq and model.model.generation_config.max_new_tokens == 128
     assert set(model.predict("The cat")) == {"generated_text"}
 
 
-def test_an_adapter_is_saved_and_answers_the_same(recipe, tiny_t5: Path) -> None:
+def test_saved_adapter_gives_the_same_loss(recipe, tiny_t5: Path) -> None:
     adapter = {"type": "lora", "r": 4, "target_modules": ["q", "v"]}
     result = run(recipe(model=ModelConfig(name=str(tiny_t5), adapter=adapter), training={"learning_rate": 1e-2}))
     assert (result.output / "adapter_model.safetensors").exists()
     loaded = llmkit.load(str(result.output))
     assert loaded.model.generation_config.max_new_tokens == 8
-    again = build_trainer(recipe(output="again")).task.collate  # the same batch through both
-    batch = again([{**result.trainer.train_dataset[0], "row": 0, "epoch": 0}], loaded.tokenizer, "padded")
+    collate = build_trainer(recipe(output="again")).task.collate  # the same batch for both models
+    batch = collate([{**result.trainer.train_dataset[0], "row": 0, "epoch": 0}], loaded.tokenizer, "padded")
     with torch.no_grad():
-        ours, theirs = (result.trainer.task.loss(m.eval(), batch)[0] for m in (result.model, loaded.model))
-    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+        trained, saved = (result.trainer.task.loss(m.eval(), batch)[0] for m in (result.model, loaded.model))
+    assert trained.item() == pytest.approx(saved.item(), rel=1e-5)
 
 
-def test_a_multilingual_decoder_begins_with_the_target_s_language(tmp_path: Path, recipe) -> None:
-    from transformers import M2M100Config, M2M100ForConditionalGeneration, NllbTokenizer
-
-    base = train("bpe", 400, (text for row in PHRASES for text in row.values()), "t5")
-    vocabulary = {
-        t: i for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", *(t for t in base.get_vocab() if t[0] != "<")])
-    }
+def test_multilingual_decoder_starts_with_the_target_language(tmp_path: Path, recipe) -> None:
+    base = train_tokenizer("bpe", 400, (text for row in PHRASES for text in row.values()), "t5")
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *(t for t in base.get_vocab() if t[0] != "<")]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
     tokenizer = NllbTokenizer(vocab=vocabulary, merges=[], src_lang="eng_Latn", tgt_lang="fra_Latn")
     config = M2M100Config(vocab_size=len(tokenizer), **BART, pad_token_id=1, eos_token_id=2, decoder_start_token_id=2)
     folder = save(M2M100ForConditionalGeneration(config), tokenizer, tmp_path / "nllb")
@@ -393,18 +353,27 @@ def test_a_multilingual_decoder_begins_with_the_target_s_language(tmp_path: Path
     assert loaded.tokenizer("a")["input_ids"][0] == feature["input_ids"][0]
 
 
-def test_a_prefix_stands_before_every_source(recipe) -> None:
+def test_prefix_is_put_before_every_source(recipe) -> None:
     trainer = build_trainer(recipe(prefix="translate: "))
     tokenizer = trainer.processing_class
     assert tokenizer.decode(trainer.train_dataset[0]["input_ids"]).startswith("translate: The cat")
-    plain = Seq2Seq().predict(trainer.model, tokenizer, ["translate: A dog"])
-    assert trainer.task.predict(trainer.model, tokenizer, ["A dog"]) == plain
+    plain = Seq2Seq().predict(trainer.model, tokenizer, ["translate: A dog"], 32)
+    assert trainer.task.predict(trainer.model, tokenizer, ["A dog"], 32) == plain
 
 
-# -- verbs
+def test_predict_cuts_long_sources_with_a_warning(tiny_t5: Path, capsys: pytest.CaptureFixture) -> None:
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(tiny_t5), AutoTokenizer.from_pretrained(tiny_t5)
+    capsys.readouterr()
+    answers = Seq2Seq().predict(model, tokenizer, ["word " * 30, "a dog"], 8)
+    assert len(answers) == 2 and "1 source cut to 8 tokens" in capsys.readouterr().err
+    Seq2Seq().predict(model, tokenizer, ["a dog"], 8)
+    assert "cut" not in capsys.readouterr().err
 
 
-def test_the_command_line_predicts_evaluates_and_previews(recipe, tmp_path: Path, capsys, monkeypatch) -> None:
+# -- commands
+
+
+def test_commands_predict_and_evaluate(recipe, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     output = str(run(recipe()).output)
     rows = tmp_path / "rows.jsonl"
@@ -419,32 +388,23 @@ def test_the_command_line_predicts_evaluates_and_previews(recipe, tmp_path: Path
     assert json.loads(capsys.readouterr().out)["en"] == "The cat. It slept."
     rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in PHRASES[:5]), encoding="utf-8")
     assert not command(["evaluate", output, "--data", str(rows), "--json"])
-    measured = json.loads(capsys.readouterr().out)
-    assert set(measured["metrics"]) == set(measured["intervals"]) == {"bleu", "chrf", "loss"}
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["metrics"]) == set(result["intervals"]) == {"bleu", "chrf", "loss"}
 
 
-def test_tabs_without_a_header_are_read_by_one_flag(tmp_path: Path, tiny_t5: Path, capsys, monkeypatch) -> None:
+def test_preview_reads_tab_separated_text_with_named_columns(
+    tmp_path: Path, tiny_t5: Path, capsys, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [f"{row['en']}\t{row['zh']}\tCC-BY ({i})" for i, row in enumerate(PHRASES)]
     (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    words = [
-        "--model",
-        str(tiny_t5),
-        "--data",
-        "pairs.txt",
-        "--data.names",
-        "en,zh,attribution",
-        "--data.max_length",
-        "32",
-    ]
-    knobs = ["--task", "seq2seq", "--task.source", "en", "--task.target", "zh"]
-    assert not command(["preview", "seq2seq", *words, *knobs, "-n", "1"])
+    data = ["--data", "pairs.txt", "--data.names", "en,zh,attribution", "--data.max_length", "32"]
+    task = ["--task", "seq2seq", "--task.source", "en", "--task.target", "zh"]
+    assert not command(["preview", "seq2seq", "--model", str(tiny_t5), *data, *task, "-n", "1"])
     shown = capsys.readouterr().out
     assert "</s>»" in shown and "CC-BY" not in shown
 
 
-def test_a_text_file_needs_no_column(tmp_path: Path) -> None:
-    from llmkit.asking import read_inputs
-
+def test_predict_reads_a_text_file_without_columns(tmp_path: Path) -> None:
     (tmp_path / "zh.txt").write_text("猫睡着了。\n\n下雨了。\n", encoding="utf-8")
     assert read_inputs([str(tmp_path / "zh.txt")], Seq2Seq(source="zh", target="en")) == ["猫睡着了。", "下雨了。"]

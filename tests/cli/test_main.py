@@ -1,9 +1,10 @@
-"""The likeliest mistakes: one line on stderr that names the value and the fix, exit status 2, no traceback, no weight read.
-And what the command line answers without importing torch."""
+"""The llmkit command: one line on stderr for each fault, with exit status 2, before weights are read; and what it
+answers without importing torch."""
 
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -14,12 +15,16 @@ from typing import Any
 import pytest
 from conftest import REVIEWS, TEXTS
 
-from llmkit import cli
+import llmkit
+from llmkit.cli import main as cli
+from llmkit.cli.recipes import recipe_folder, recipe_names
+from llmkit.models import load
 
 LM = "train causal-lm --model model --output out --data.max_length 32"
 CLS = "train text-classification --model bert --output out --data.max_length 32"
 ROWS = f"{LM} --data rows.jsonl"
 LABELLED = f"{CLS} --data labelled.jsonl"
+Call = Callable[[str], tuple[int, str, str]]
 
 
 def short(value: Any) -> str:
@@ -27,9 +32,9 @@ def short(value: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert: Path) -> Path:
-    """A user's folder: good files, spoilt ones, two models, a run."""
-    folder = tmp_path_factory.mktemp("shelf")
+def user_folder(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert: Path) -> Path:
+    """A folder with valid and invalid files, two models and a run."""
+    folder = tmp_path_factory.mktemp("folder")
 
     def lines(name: str, rows: list) -> None:
         (folder / name).write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
@@ -57,14 +62,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path, tiny_bert: 
 
 
 @pytest.fixture
-def ask(
-    shelf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> Callable[[str], tuple[int, str, str]]:
-    """`(exit status, stdout, stderr)` of a command line, in-process. Reading a weight fails the test."""
-    from llmkit.models import loading
-
-    monkeypatch.chdir(shelf)
-    monkeypatch.setattr(loading, "load", lambda *a, **k: pytest.fail("a model was loaded"))
+def call(user_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call:
+    """Run a command line in this process: `(exit status, stdout, stderr)`. Loading a model fails the test."""
+    monkeypatch.chdir(user_folder)
+    monkeypatch.setattr(load, "load_model", lambda *a, **k: pytest.fail("a model was loaded"))
 
     def run(line: str) -> tuple[int, str, str]:
         try:
@@ -76,17 +77,18 @@ def ask(
     return run
 
 
-def held(answer: tuple[int, str, str], needles: tuple[str, ...]) -> None:
-    status, out, err = answer
-    said = [line for line in err.splitlines() if line.startswith("llmkit: ")]
+def assert_one_fault(result: tuple[int, str, str], words: tuple[str, ...]) -> None:
+    """Exit status 2, nothing on stdout, and one fault, the last line of stderr, with all `words` in it."""
+    status, out, err = result
+    faults = [line for line in err.splitlines() if line.startswith("llmkit: ")]
     assert status == 2, err
     assert out == "" and "Traceback" not in err
-    assert len(said) == 1 and err.endswith(said[0] + "\n"), err
-    assert [n for n in needles if n not in said[0]] == [], said[0]
+    assert len(faults) == 1 and err.endswith(faults[0] + "\n"), err
+    assert [word for word in words if word not in faults[0]] == [], faults[0]
 
 
 @pytest.mark.parametrize(
-    "line, needles",
+    "line, words",
     [
         ("trian", ("'trian'", "'train'")),
         ("train finetune_gtp2", ("'finetune_gtp2'", "'finetune_gpt2'")),
@@ -116,12 +118,12 @@ def held(answer: tuple[int, str, str], needles: tuple[str, ...]) -> None:
     ],
     ids=short,
 )
-def test_wrong_words(ask: Any, line: str, needles: tuple[str, ...]) -> None:
-    held(ask(line), needles)
+def test_wrong_usage_is_one_fault(call: Call, line: str, words: tuple[str, ...]) -> None:
+    assert_one_fault(call(line), words)
 
 
 @pytest.mark.parametrize(
-    "line, needles",
+    "line, words",
     [
         (f"{LM} --data row.jsonl", ("'row.jsonl'", "did you mean 'rows.jsonl'")),
         (f"{LM} --data absent/rows.jsonl", ("'absent/rows.jsonl'", "'absent'", "does not exist")),
@@ -152,12 +154,12 @@ def test_wrong_words(ask: Any, line: str, needles: tuple[str, ...]) -> None:
     ],
     ids=short,
 )
-def test_wrong_data(ask: Any, line: str, needles: tuple[str, ...]) -> None:
-    held(ask(line), needles)
+def test_a_data_fault_is_one_line_before_weights_are_read(call: Call, line: str, words: tuple[str, ...]) -> None:
+    assert_one_fault(call(line), words)
 
 
 @pytest.mark.parametrize(
-    "line, needles",
+    "line, words",
     [
         ("train causal-lm --data rows.jsonl", ("model.name", "--model", "tiny-gpt2")),
         (f"{ROWS} --model no-such-model", ("'no-such-model'", "no hub", "tiny-gpt2")),
@@ -181,12 +183,12 @@ def test_wrong_data(ask: Any, line: str, needles: tuple[str, ...]) -> None:
     ],
     ids=short,
 )
-def test_wrong_model(ask: Any, line: str, needles: tuple[str, ...]) -> None:
-    held(ask(line), needles)
+def test_a_model_fault_is_one_line_before_weights_are_read(call: Call, line: str, words: tuple[str, ...]) -> None:
+    assert_one_fault(call(line), words)
 
 
 @pytest.mark.parametrize(
-    "line, needles",
+    "line, words",
     [
         (f"{ROWS} --output old_run", ("'old_run'", "--resume", "--output")),
         (f"{ROWS} --output model", ("'model'", "holds a model", "--output")),
@@ -207,53 +209,55 @@ def test_wrong_model(ask: Any, line: str, needles: tuple[str, ...]) -> None:
     ],
     ids=short,
 )
-def test_wrong_run(ask: Any, line: str, needles: tuple[str, ...]) -> None:
-    held(ask(line), needles)
+def test_a_training_or_run_fault_is_one_line_before_weights_are_read(
+    call: Call, line: str, words: tuple[str, ...]
+) -> None:
+    assert_one_fault(call(line), words)
 
 
-def test_every_fault_has_its_line(ask: Any) -> None:
-    status, _, err = ask("train finetune_gpt2 --data.max_lenght 8 --training.lr 1 --run.patience soon")
-    said = {line.split()[1] for line in err.splitlines()}
+def test_each_fault_has_a_line(call: Call) -> None:
+    status, _, err = call("train finetune_gpt2 --data.max_lenght 8 --training.lr 1 --run.patience soon")
+    names = {line.split()[1] for line in err.splitlines()}
     assert status == 2 and len(err.splitlines()) == 3
-    assert said == {"run.patience:", "data.max_lenght:", "training.lr"}
+    assert names == {"run.patience:", "data.max_lenght:", "training.lr"}
 
 
-def test_faults_of_model_and_data_come_together(ask: Any) -> None:
-    status, _, err = ask(f"{LM} --data rows.jsonl --data.on_error ignore --model.dtype int8 --model.adapter.rank 8")
+def test_faults_of_model_and_data_come_together(call: Call) -> None:
+    status, _, err = call(f"{LM} --data rows.jsonl --data.on_error ignore --model.dtype int8 --model.adapter.rank 8")
     assert status == 2 and len(err.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
-    "words, needles",
+    "options, words",
     [
         ("--training.warmup_steps 5000", ("5000", "training.warmup_steps")),
         ("--training.logging_dir logs", ("training.logging_dir", "TENSORBOARD_LOGGING_DIR")),
         ("--training.save_safetensors true", ("training.save_safetensors", "only format")),
         ("--training.eval_strategy no", ("evaluation is off", "early stopping", "best checkpoint")),
-        ("--data.test rows.jsonl", ("35 rows of test also stand in train",)),
+        ("--data.test rows.jsonl", ("35 rows of test also in train",)),
     ],
 )
-def test_what_a_run_can_live_with_is_said(ask: Any, words: str, needles: tuple[str, ...]) -> None:
-    status, out, err = ask(f"{ROWS} {words} --plan")
+def test_an_option_with_little_or_no_effect_is_warned_of_once(call: Call, options: str, words: tuple[str, ...]) -> None:
+    status, out, err = call(f"{ROWS} {options} --plan")
     assert status == 0 and "parameters" in out, err
-    assert len([line for line in err.splitlines() if all(n in line for n in needles)]) == 1, err
+    assert len([line for line in err.splitlines() if all(word in line for word in words)]) == 1, err
 
 
-def test_decisions_are_said_after_all_checks(ask: Any) -> None:
+def test_config_lines_are_logged_only_after_all_checks_pass(call: Call) -> None:
     line = (
         "train causal-lm --model model --data rows.jsonl --output out --model.tokenizer bpe --model.tokenizer_size 300"
     )
-    status, _, err = ask(f"{line} --training.num_train_epochs 0")
-    assert status == 2 and [said for said in err.splitlines() if said.startswith("decided")] == []
+    status, _, err = call(f"{line} --training.num_train_epochs 0")
+    assert status == 2 and [line for line in err.splitlines() if line.startswith("config")] == []
 
 
-def test_a_debugger_sees_the_traceback(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_llmkit_debug_raises_the_error(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMKIT_DEBUG", "1")
-    with pytest.raises(cli.RecipeError, match="trian"):
-        ask("trian")
+    with pytest.raises(cli.UsageError, match="trian"):
+        call("trian")
 
 
-def test_other_exits(capsys: pytest.CaptureFixture) -> None:
+def test_exit_status_of_failed_and_interrupted_runs(capsys: pytest.CaptureFixture) -> None:
     def fails() -> None:
         raise cli.RunFailed("loss is nan at step 3")
 
@@ -268,85 +272,104 @@ def test_other_exits(capsys: pytest.CaptureFixture) -> None:
     assert "loss is nan at step 3" in err and "KeyError" in err and "LLMKIT_DEBUG=1" in err and "Traceback" not in err
 
 
-def test_only_rank_0_speaks(ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_logs(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert ask("trian") == (2, "", "")
+    assert call("trian") == (2, "", "")
 
 
 @pytest.mark.parametrize("line", ["--help", "-h", "help", ""])
-def test_help_names_every_verb_and_recipe(ask: Any, line: str) -> None:
-    status, out, err = ask(line)
+def test_help_names_every_verb_and_recipe(call: Call, line: str) -> None:
+    status, out, err = call(line)
     assert (status, err) == (0, "")
-    assert [w for w in [*cli.VERBS, *cli.recipe_names()] if w not in out] == [] and cli.recipe_names()
+    assert [w for w in [*cli.VERBS, *recipe_names()] if w not in out] == [] and recipe_names()
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_has_help(ask: Any, verb: str) -> None:
-    status, out, err = ask(f"{verb} --help")
+def test_every_verb_has_help(call: Call, verb: str) -> None:
+    status, out, err = call(f"{verb} --help")
     assert (status, err) == (0, "") and f"llmkit {verb}" in out
 
 
 @pytest.mark.parametrize("line", ["train finetune_gpt2 --help", "train finetune-bert --help", "train mine.yaml --help"])
-def test_a_recipe_s_help_lists_its_fields(ask: Any, shelf: Path, line: str) -> None:
-    (shelf / "mine.yaml").write_text("task: {name: causal-lm}\nmodel: {name: tiny-gpt2}\ndata: {train: fables}\n")
-    status, out, err = ask(line)
+def test_help_of_a_recipe_lists_its_options(call: Call, user_folder: Path, line: str) -> None:
+    (user_folder / "mine.yaml").write_text("task: {name: causal-lm}\nmodel: {name: tiny-gpt2}\ndata: {train: fables}\n")
+    status, out, err = call(line)
     assert (status, err) == (0, "")
     assert [
         w for w in ("--model.name", "--data.train", "--run.output", "--training.FIELD", "tiny-") if w not in out
     ] == []
 
 
-def test_version(ask: Any) -> None:
-    import llmkit
-
-    assert ask("--version") == (0, f"llmkit {llmkit.__version__}\n", "")
-
-
-def test_init_copies_a_recipe_once(ask: Any, tmp_path: Path) -> None:
-    status, out, _ = ask(f"init finetune-gpt2 {tmp_path}/mine")
-    copy = tmp_path / "mine/finetune_gpt2.py"
-    assert status == 0 and out == f"{copy}\n"
-    assert copy.read_bytes() == (cli.recipe_folder() / "finetune_gpt2.py").read_bytes()
-    copy.write_text("mine now")
-    held(ask(f"init finetune_gpt2 {tmp_path}/mine"), (str(copy), "left as it is"))
-    assert copy.read_text() == "mine now"
+def test_version(call: Call) -> None:
+    assert call("--version") == (0, f"llmkit {llmkit.__version__}\n", "")
 
 
 @pytest.mark.parametrize(
-    "code",
+    "code", ["import llmkit", "from llmkit import DataConfig, Recipe, main", "import llmkit.tasks"]
+)
+def test_torch_is_not_imported_by(code: str) -> None:
+    assert_no_torch(code)
+
+
+@pytest.mark.parametrize(
+    "line",
     [
-        "import llmkit",
-        "from llmkit import Recipe, DataConfig, ModelConfig, RunConfig, main",
-        "from llmkit.tasks import CausalLM, MaskedLM, TextClassification",
-        "cli.guard(lambda: cli.command(['--help']))",
-        "cli.guard(lambda: cli.command(['trian']))",
-        "cli.guard(lambda: cli.command(['train', 'finetune_gtp2']))",
-        "cli.guard(lambda: cli.command(['train', 'finetune_gpt2', '--help']))",
-        "cli.guard(lambda: cli.command(['train', 'finetune_gpt2', '--training.learning_rat', '1']))",
+        "--help",
+        "trian",
+        "train finetune_gtp2",
+        "train finetune_gpt2 --help",
+        "train mine.yaml --help",
+        "train causal-lm --help",
+        "train finetune_gpt2 --training.learning_rat 1",
+        "train finetune_gpt2 --task.smoothing 1",
+        "train finetune_gpt2 --task masked-lm --task.mask_probability high",
+        "train mine.yaml --run.patience soon",
+        "preview causal-lm --dat x",
+        *(f"{verb} --help" for verb in cli.VERBS),
+        "init finetune_gpt2 there",
+        "generate tiny-gpt2",
+        "predict tiny-bert a --out",
     ],
 )
-def test_no_torch_for(code: str) -> None:
+def test_torch_is_not_imported_for(line: str, user_folder: Path) -> None:
+    (user_folder / "mine.yaml").write_text("task: {name: causal-lm}\nmodel: {name: tiny-gpt2}\ndata: {train: fables}\n")
+    run = f"cli.guard(lambda: cli.command({shlex.split(line)!r}))"
+    assert_no_torch(f"import contextlib\nwith contextlib.suppress(SystemExit): {run}", user_folder)
+
+
+def assert_no_torch(code: str, folder: Path | None = None) -> None:
     heavy = "{'torch', 'transformers', 'datasets'} & set(sys.modules)"
-    whole = f"import sys\nfrom llmkit import cli\n{code}\nprint(sorted({heavy}))"
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True)
+    whole = f"import sys\nfrom llmkit.cli import main as cli\n{code}\nprint(sorted({heavy}))"
+    done = subprocess.run([sys.executable, "-c", whole], cwd=folder, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
-    "line, needles",
+    "line, words",
     [
         ("trian", ("'trian'", "'train'")),
         ("train finetune_gpt2 --training.warmup_ratio 0.1", ("warmup_ratio", "warmup_steps: 0.1")),
         ("train finetune_gpt2 --model no-such-model", ("'no-such-model'", "tiny-gpt2")),
     ],
 )
-def test_a_real_process_says_it_too(llmkit_command: Any, line: str, needles: tuple[str, ...]) -> None:
+def test_a_fault_in_a_process_of_its_own(
+    llmkit_command: Callable[..., subprocess.CompletedProcess], line: str, words: tuple[str, ...]
+) -> None:
     done = llmkit_command(*shlex.split(line))
-    held((done.returncode, done.stdout, done.stderr), needles)
+    assert_one_fault((done.returncode, done.stdout, done.stderr), words)
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_recipe_file_run_by_python_says_it_too(tmp_path: Path) -> None:
-    words = [sys.executable, str(cli.recipe_folder() / "finetune_gpt2.py"), "--data.max_lenght", "8"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    held((done.returncode, done.stdout, done.stderr), ("data.max_lenght", "'max_length'"))
+def test_a_fault_in_a_recipe_file_run_by_python(tmp_path: Path) -> None:
+    command = [sys.executable, str(recipe_folder() / "finetune_gpt2.py"), "--data.max_lenght", "8"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert_one_fault((done.returncode, done.stdout, done.stderr), ("data.max_lenght", "'max_length'"))
+
+
+def test_a_closed_pipe_ends_the_command_quietly() -> None:
+    """As in `llmkit … | head -1`, with Python's own buffering."""
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-m", "llmkit", "--help"]
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (0, b"")

@@ -1,7 +1,8 @@
-"""Models: pretrained, from scratch, under an adapter; what the recipe lays over the config; which weights are float32."""
+"""Models: pretrained, from scratch and with an adapter; config fields of the recipe; data types; limits."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, Qwen3Config
+from transformers.utils import logging
 
-from llmkit import ModelConfig, RecipeError
-from llmkit.models import loading, tokenizers
-from llmkit.tasks import CausalLM, MaskedLM, TextClassification
+from llmkit import ModelConfig, UsageError
+from llmkit.models.load import (
+    architecture,
+    base_model_of,
+    check,
+    load_model,
+    max_positions,
+    quiet_transformers,
+    read_config,
+    task_for_checkpoint,
+)
+from llmkit.models.tokenizers import load_tokenizer, train_tokenizer
+from llmkit.pipeline import prepare
+from llmkit.tasks import CausalLM, MaskedLM, SentenceEmbedding, Seq2Seq, TextClassification
 
 LM, MLM, CLS = CausalLM(), MaskedLM(), TextClassification(labels=("bad", "good", "so so"))
 LORA = {"type": "lora", "r": 2, "target_modules": "all-linear"}
@@ -21,27 +34,27 @@ LORA = {"type": "lora", "r": 2, "target_modules": "all-linear"}
 
 def load(name: Any, task: Any = LM, training: bool = True, tokenizer: Any = None, **fields: Any) -> Any:
     config = ModelConfig(name=name if isinstance(name, torch.nn.Module) else str(name), **fields)
-    return loading.load(config, task, tokenizer or tokenizers.load(str(name)), training)
+    return load_model(config, task, tokenizer or load_tokenizer(str(name)), training)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: value for name, value in model.state_dict().items() if "lora" not in name}
 
 
-def trained(model: Any) -> set[str]:
+def trainable(model: Any) -> set[str]:
     return {name for name, p in model.named_parameters() if p.requires_grad}
 
 
 def fault(*args: Any, **fields: Any) -> str:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as error:
         load(*args, **fields)
-    (only,) = caught.value.faults
-    return only
+    (line,) = error.value.faults
+    return line
 
 
 @pytest.fixture(scope="module")
 def in_bf16(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny GPT-2, stored as bfloat16."""
+    """The tiny GPT-2, stored in bfloat16."""
     folder = tmp_path_factory.mktemp("bf16")
     AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(folder)
@@ -51,47 +64,45 @@ def in_bf16(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- pretrained
 
 
-def test_pretrained_weights_are_the_folder_s(tiny_gpt2: Path) -> None:
+def test_pretrained_weights_are_those_of_the_folder(tiny_gpt2: Path) -> None:
     model, stored = load(tiny_gpt2), load_file(tiny_gpt2 / "model.safetensors")
     assert type(model).__name__ == "GPT2LMHeadModel" and stored
     found = weights(model)
     assert all(torch.equal(found[name], value) for name, value in stored.items())
-    assert trained(model) == {name for name, _ in model.named_parameters()}
+    assert trainable(model) == {name for name, _ in model.named_parameters()}
 
 
 @pytest.mark.parametrize("name", ["tiny-gpt2", "tiny-bert"])
-def test_bundled_models_load(name: str, capsys: pytest.CaptureFixture) -> None:
+def test_bundled_model_loads_without_new_weights(name: str, capsys: pytest.CaptureFixture) -> None:
     model = load(name, LM if name == "tiny-gpt2" else MLM)
     assert sum(p.numel() for p in model.parameters()) > 100_000 and "new weights" not in capsys.readouterr().err
 
 
-def test_a_path_is_as_good_as_its_name(tiny_gpt2: Path) -> None:
-    model = loading.load(ModelConfig(name=tiny_gpt2), LM, tokenizers.load(str(tiny_gpt2)))
+def test_name_may_be_a_path(tiny_gpt2: Path) -> None:
+    model = load_model(ModelConfig(name=tiny_gpt2), LM, load_tokenizer(str(tiny_gpt2)))
     assert torch.equal(model.transformer.wte.weight, load(tiny_gpt2).transformer.wte.weight)
 
 
-def test_a_path_is_held_to_its_positions(tiny_gpt2: Path, causal_recipe: Any) -> None:
-    from llmkit.running import prepare
-
-    with pytest.raises(RecipeError, match=r"data\.max_length.*65"):
+def test_max_length_above_the_limit_of_a_path_is_an_error(tiny_gpt2: Path, causal_recipe: Any) -> None:
+    with pytest.raises(UsageError, match=r"data\.max_length.*65"):
         prepare(causal_recipe(model=ModelConfig(name=tiny_gpt2), max_length=65))
 
 
-def test_a_model_object_is_taken_as_it_is(tiny_gpt2: Path) -> None:
+def test_model_object_is_used_as_it_is(tiny_gpt2: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
-    assert load(model, tokenizer=tokenizers.load(str(tiny_gpt2))) is model
+    assert load(model, tokenizer=load_tokenizer(str(tiny_gpt2))) is model
 
 
-def test_a_new_head_has_the_task_s_labels_and_is_said(tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
+def test_new_head_has_the_labels_of_the_task_and_is_logged(tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
     model = load(tiny_bert, CLS)
     assert type(model).__name__ == "BertForSequenceClassification" and model.classifier.out_features == 3
     assert model.config.id2label == {0: "bad", 1: "good", 2: "so so"}
     assert model.config.label2id == {"bad": 0, "good": 1, "so so": 2}
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if "new weights, to be trained" in line]
-    assert "classifier.bias, classifier.weight" in said and "encoder" not in said
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "new weights, to be trained" in line]
+    assert "classifier.bias, classifier.weight" in line and "encoder" not in line
 
 
-def test_a_head_of_other_labels_is_made_anew(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_head_with_other_labels_is_replaced(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     load(tiny_bert, TextClassification(labels=("a", "b"))).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
     capsys.readouterr()
@@ -99,15 +110,11 @@ def test_a_head_of_other_labels_is_made_anew(tiny_bert: Path, tmp_path: Path, ca
     assert model.classifier.out_features == 3 and "classifier.weight" in capsys.readouterr().err
 
 
-def test_a_classifier_pads_as_its_tokenizer_does(tiny_gpt2: Path) -> None:
-    model, tokenizer = load(tiny_gpt2, CLS).eval(), tokenizers.load(str(tiny_gpt2))
+def test_classifier_has_the_pad_token_of_its_tokenizer(tiny_gpt2: Path) -> None:
+    model, tokenizer = load(tiny_gpt2, CLS).eval(), load_tokenizer(str(tiny_gpt2))
     assert model.config.pad_token_id == tokenizer.pad_token_id
-    features = [
-        {"input_ids": ids, "label": 0}
-        for ids in CLS.encode({"text": ["A fox", "A crow held cheese"], "label": ["bad"] * 2}, tokenizer, 32)[
-            "input_ids"
-        ]
-    ]
+    rows = {"text": ["A fox", "A crow held cheese"], "label": ["bad"] * 2}
+    features = [{"input_ids": ids, "labels": 0} for ids in CLS.encode(rows, tokenizer, 32)["input_ids"]]
     together, alone = (CLS.collate(fs, tokenizer, "padded") for fs in (features, features[:1]))
     with torch.no_grad():
         assert torch.allclose(CLS.predict_step(model, together)[0], CLS.predict_step(model, alone)[0], atol=1e-5)
@@ -117,14 +124,14 @@ def test_a_classifier_pads_as_its_tokenizer_does(tiny_gpt2: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["attn_pdrop", "resid_pdrop", "embd_pdrop"])
-def test_a_pretrained_model_takes_dropout(tiny_gpt2: Path, field: str) -> None:
+def test_dropout_of_a_pretrained_model_can_be_set(tiny_gpt2: Path, field: str) -> None:
     model, plain = load(tiny_gpt2, config={field: 0.3}), load(tiny_gpt2)
     assert getattr(model.config, field) == 0.3
     assert 0.3 in {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
     assert all(torch.equal(value, weights(plain)[name]) for name, value in weights(model).items())
 
 
-def test_dropout_by_the_library_s_common_name(tiny_bert: Path) -> None:
+def test_dropout_can_be_set_by_its_common_name(tiny_bert: Path) -> None:
     model = load(tiny_bert, CLS, config={"hidden_dropout_prob": 0.4, "classifier_dropout": 0.2})
     assert model.dropout.p == 0.2 and model.bert.embeddings.dropout.p == 0.4
 
@@ -132,26 +139,26 @@ def test_dropout_by_the_library_s_common_name(tiny_bert: Path) -> None:
 @pytest.mark.parametrize(
     "config", [{"n_layer": 3}, {"n_embd": 64}, {"n_positions": 128}, {"vocab_size": 999}, {"hidden_size": 64}]
 )
-def test_a_pretrained_model_keeps_its_shapes(tiny_gpt2: Path, config: dict) -> None:
-    said = fault(tiny_gpt2, config=config)
-    assert next(iter(config)) in said and "--model.from_scratch" in said
+def test_field_that_changes_pretrained_shapes_is_an_error(tiny_gpt2: Path, config: dict) -> None:
+    line = fault(tiny_gpt2, config=config)
+    assert next(iter(config)) in line and "--model.from_scratch" in line
 
 
 def test_every_unknown_field_is_named(tiny_gpt2: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UsageError) as error:
         load(tiny_gpt2, config={"n_layers": 2, "drop": 0.1})
-    assert ["n_layers" in caught.value.faults[0], "drop" in caught.value.faults[1]] == [True, True]
-    assert "'n_layer'" in caught.value.faults[0]
+    assert ["n_layers" in error.value.faults[0], "drop" in error.value.faults[1]] == [True, True]
+    assert "'n_layer'" in error.value.faults[0]
 
 
 # -- from scratch
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen3"])
-def test_from_scratch_by_type(kind: str, tiny_gpt2: Path) -> None:
+def test_new_model_by_type(kind: str, tiny_gpt2: Path) -> None:
     config = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     config |= {} if kind == "gpt2" else {"intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 16}
-    tokenizer = tokenizers.load(str(tiny_gpt2))
+    tokenizer = load_tokenizer(str(tiny_gpt2))
     model = load(kind, from_scratch=True, config=config, tokenizer=tokenizer)
     assert model.config.model_type == kind and model.dtype == torch.float32
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (32, 2)
@@ -161,47 +168,38 @@ def test_from_scratch_by_type(kind: str, tiny_gpt2: Path) -> None:
     assert model(input_ids=ids).logits.shape == (1, 10, len(tokenizer))
 
 
-def test_from_scratch_by_folder(tiny_gpt2: Path) -> None:
+def test_new_model_by_folder_has_its_shapes(tiny_gpt2: Path) -> None:
     old, new = load(tiny_gpt2), load(tiny_gpt2, from_scratch=True)
     assert {n: v.shape for n, v in weights(new).items()} == {n: v.shape for n, v in weights(old).items()}
     assert not torch.equal(new.transformer.wte.weight, old.transformer.wte.weight)
 
 
-def test_from_scratch_takes_other_shapes(tiny_gpt2: Path) -> None:
+def test_new_model_may_have_other_shapes(tiny_gpt2: Path) -> None:
     model = load(tiny_gpt2, from_scratch=True, config={"n_layer": 1, "n_embd": 16, "n_positions": 128})
     assert (len(model.transformer.h), model.transformer.wpe.weight.shape) == (1, (128, 16))
 
 
-def test_from_scratch_takes_fewer_layers_of_a_folder_that_lists_them(tiny_gpt2: Path, tmp_path: Path) -> None:
-    from transformers import Qwen3Config
-
-    small = {
-        "hidden_size": 32,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "intermediate_size": 64,
-    }
-    Qwen3Config(num_hidden_layers=3, vocab_size=320, **small).save_pretrained(tmp_path)
-    model = load(
-        tmp_path, from_scratch=True, config={"num_hidden_layers": 2}, tokenizer=tokenizers.load(str(tiny_gpt2))
-    )
+def test_new_model_may_have_fewer_layers_than_its_config_lists(tiny_gpt2: Path, tmp_path: Path) -> None:
+    small = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    Qwen3Config(intermediate_size=64, num_hidden_layers=3, vocab_size=320, **small).save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(str(tiny_gpt2))
+    model = load(tmp_path, from_scratch=True, config={"num_hidden_layers": 2}, tokenizer=tokenizer)
     assert len(model.model.layers) == 2
 
 
-def test_from_scratch_needs_no_weights(tiny_gpt2: Path, tmp_path: Path) -> None:
+def test_new_model_needs_no_weights(tiny_gpt2: Path, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny_gpt2 / name).read_bytes())
     assert load(tmp_path, from_scratch=True).config.n_layer == 2
     assert str(tmp_path) in fault(tmp_path)  # pretrained does
 
 
-def test_from_scratch_with_a_head(tiny_bert: Path) -> None:
+def test_new_model_has_a_head(tiny_bert: Path) -> None:
     model = load(tiny_bert, CLS, from_scratch=True)
     assert model.classifier.out_features == 3 and model.config.id2label[2] == "so so"
 
 
-def test_new_weights_are_the_seed_s(tiny_gpt2: Path) -> None:
+def test_new_weights_depend_on_the_seed(tiny_gpt2: Path) -> None:
     def made(seed: int) -> torch.Tensor:
         torch.manual_seed(seed)
         return load(tiny_gpt2, from_scratch=True).transformer.wte.weight
@@ -212,47 +210,47 @@ def test_new_weights_are_the_seed_s(tiny_gpt2: Path) -> None:
 # -- vocabulary
 
 
-def test_embeddings_grow_with_the_tokenizer(tiny_gpt2: Path, capsys: pytest.CaptureFixture) -> None:
-    tokenizer, size = tokenizers.load(str(tiny_gpt2)), load(tiny_gpt2).config.vocab_size
+def test_embeddings_are_resized_to_a_larger_tokenizer(tiny_gpt2: Path, capsys: pytest.CaptureFixture) -> None:
+    tokenizer, size = load_tokenizer(str(tiny_gpt2)), load(tiny_gpt2).config.vocab_size
     tokenizer.add_tokens(["<one>", "<two>", "<three>"])
     model = load(tiny_gpt2, tokenizer=tokenizer)
     assert model.get_input_embeddings().num_embeddings == model.config.vocab_size == size + 3
     assert model.get_output_embeddings().weight.shape[0] == size + 3
     assert torch.equal(model.transformer.wte.weight[:size], load(tiny_gpt2).transformer.wte.weight)
-    assert f"from {size} to the tokenizer's {size + 3}" in capsys.readouterr().err
+    assert f"embeddings resized from {size} to {size + 3}" in capsys.readouterr().err
 
 
-def test_spare_embeddings_are_left_alone(tiny_gpt2: Path) -> None:
-    small = tokenizers.train("bpe", 300, iter(["a fox and a crow"]))
+def test_embeddings_are_not_resized_to_a_smaller_tokenizer(tiny_gpt2: Path) -> None:
+    small = train_tokenizer("bpe", 300, iter(["a fox and a crow"]))
     assert load(tiny_gpt2, tokenizer=small).get_input_embeddings().num_embeddings > len(small)
 
 
 # -- adapters
 
 
-def test_an_adapter_trains_itself_alone(tiny_gpt2: Path) -> None:
+def test_only_the_adapter_is_trained(tiny_gpt2: Path) -> None:
     model = load(tiny_gpt2, adapter={"type": "lora", "r": 2, "lora_alpha": 8})
-    assert trained(model) and all("lora_" in name for name in trained(model))
+    assert trainable(model) and all("lora_" in name for name in trainable(model))
     config = model.peft_config["default"]
     assert (config.r, config.lora_alpha, config.task_type, config.fan_in_fan_out) == (2, 8, "CAUSAL_LM", True)
     assert model.config.model_type == "gpt2"
 
 
 @pytest.mark.parametrize("folder, new", [("tiny_bert", {"classifier", "bert.pooler.dense"}), ("tiny_gpt2", {"score"})])
-def test_under_an_adapter_what_is_new_trains_too(folder: str, new: set[str], request: pytest.FixtureRequest) -> None:
+def test_new_weights_are_trained_with_an_adapter(folder: str, new: set[str], request: pytest.FixtureRequest) -> None:
     model = load(request.getfixturevalue(folder), CLS, adapter={"r": 2})
-    others = {name for name in trained(model) if "lora_" not in name}
+    others = {name for name in trainable(model) if "lora_" not in name}
     assert {n.split(".modules_to_save")[0] for n in others} == {f"base_model.model.{n}" for n in new}
-    assert len(others) < len(trained(model))
+    assert len(others) < len(trainable(model))
 
 
-def test_an_adapter_at_the_start_changes_nothing(tiny_gpt2: Path) -> None:
+def test_new_adapter_does_not_change_the_output(tiny_gpt2: Path) -> None:
     ids = torch.arange(10)[None]
     with torch.no_grad():
         assert torch.equal(load(tiny_gpt2, adapter=LORA)(input_ids=ids).logits, load(tiny_gpt2)(input_ids=ids).logits)
 
 
-def test_an_adapter_s_folder_loads_with_its_base(tiny_gpt2: Path, tmp_path: Path) -> None:
+def test_adapter_folder_loads_with_its_base_model(tiny_gpt2: Path, tmp_path: Path) -> None:
     model = load(tiny_gpt2, adapter=LORA)
     for name, p in model.named_parameters():
         if "lora_B" in name:
@@ -267,7 +265,7 @@ def test_an_adapter_s_folder_loads_with_its_base(tiny_gpt2: Path, tmp_path: Path
     assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
 
 
-def test_for_inference_no_adapter_is_added(tiny_gpt2: Path) -> None:
+def test_no_adapter_is_added_for_inference(tiny_gpt2: Path) -> None:
     assert not hasattr(load(tiny_gpt2, adapter=LORA, training=False), "peft_config")
 
 
@@ -280,9 +278,9 @@ def test_for_inference_no_adapter_is_added(tiny_gpt2: Path) -> None:
         ({"target_modules": ["q_proj"]}, ("model.adapter", "q_proj")),
     ],
 )
-def test_a_wrong_adapter_is_named(tiny_gpt2: Path, adapter: dict, needles: tuple[str, ...]) -> None:
-    said = fault(tiny_gpt2, adapter=adapter)
-    assert [n for n in needles if n not in said] == []
+def test_invalid_adapter_is_named(tiny_gpt2: Path, adapter: dict, needles: tuple[str, ...]) -> None:
+    line = fault(tiny_gpt2, adapter=adapter)
+    assert [n for n in needles if n not in line] == []
 
 
 # -- dtype
@@ -300,19 +298,17 @@ def test_a_wrong_adapter_is_named(tiny_gpt2: Path, adapter: dict, needles: tuple
         ({"from_scratch": True, "dtype": "bfloat16"}, True, torch.bfloat16),
     ],
 )
-def test_weights_train_as_float32_unless_told_otherwise(
-    in_bf16: Path, fields: dict, training: bool, expected: Any
-) -> None:
+def test_dtype_of_weights(in_bf16: Path, fields: dict, training: bool, expected: Any) -> None:
     assert {p.dtype for p in load(in_bf16, training=training, **fields).parameters()} == {expected}
 
 
-def test_under_an_adapter_weights_stay_as_they_are_stored(in_bf16: Path) -> None:
+def test_weights_under_an_adapter_keep_their_dtype(in_bf16: Path) -> None:
     model = load(in_bf16, adapter=LORA)
     kinds = {("lora_" in name): p.dtype for name, p in model.named_parameters()}
     assert kinds == {False: torch.bfloat16, True: torch.float32}
 
 
-def test_float32_training_of_bf16_weights_loses_nothing(in_bf16: Path) -> None:
+def test_bf16_weights_are_exact_in_float32(in_bf16: Path) -> None:
     stored, model = load_file(in_bf16 / "model.safetensors"), load(in_bf16)
     assert all(torch.equal(weights(model)[name], value.float()) for name, value in stored.items())
 
@@ -327,36 +323,103 @@ def test_pickled_weights_are_not_read(tiny_gpt2: Path, tmp_path: Path) -> None:
     assert "safetensors" in fault(tmp_path)
 
 
-def test_a_saved_model_is_a_plain_one(tiny_bert: Path, tmp_path: Path) -> None:
+def test_saved_model_loads_with_transformers(tiny_bert: Path, tmp_path: Path) -> None:
     load(tiny_bert, CLS).save_pretrained(tmp_path)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.label2id["so so"] == 2
 
 
 @pytest.mark.parametrize("task, folder", [(MLM, "tiny_gpt2"), (TextClassification(labels=("a", "b")), None)])
-def test_a_model_that_cannot_do_the_task_is_named(task: Any, folder: str | None, tmp_path: Path, request: Any) -> None:
+def test_model_that_does_not_support_the_task_is_named(
+    task: Any, folder: str | None, tmp_path: Path, request: Any
+) -> None:
     if folder is None:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     path = request.getfixturevalue(folder) if folder else tmp_path
-    (said,) = loading.check(ModelConfig(name=str(path)), task)
-    assert str(path) in said and task.name in said and task.auto_class in said
+    (line,) = check(ModelConfig(name=str(path)), task)
+    assert str(path) in line and task.name in line and task.auto_class in line
 
 
 @pytest.mark.parametrize("limit, expected", [(10**30, 64), (16, 16)])
-def test_positions_are_the_smaller_limit(tiny_gpt2: Path, limit: int, expected: int) -> None:
-    tokenizer = tokenizers.load(str(tiny_gpt2))
+def test_max_positions_is_the_smaller_limit(tiny_gpt2: Path, limit: int, expected: int) -> None:
+    tokenizer = load_tokenizer(str(tiny_gpt2))
     tokenizer.model_max_length = limit
-    assert loading.positions(loading.read_config(str(tiny_gpt2)), tokenizer) == expected
+    assert max_positions(read_config(str(tiny_gpt2)), tokenizer) == expected
 
 
-@pytest.mark.parametrize("architecture, fewer", [("roberta", 2), ("bert", 0)])
-def test_the_longest_row_is_one_that_the_model_takes(architecture: str, fewer: int) -> None:
-    tokenizer = tokenizers.train("wordpiece", 50, iter(["a b"]), "bert")
-    tokenizer.pad_token = "[UNK]"  # of id 1, as RoBERTa's pad token is
+@pytest.mark.parametrize("model_type, fewer", [("roberta", 2), ("bert", 0)])
+def test_max_positions_is_the_longest_row_that_the_model_accepts(model_type: str, fewer: int) -> None:
+    tokenizer = train_tokenizer("wordpiece", 50, iter(["a b"]), "bert")
+    tokenizer.pad_token = "[UNK]"  # id 1, like the pad token of RoBERTa
     shape = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "max_position_embeddings": 20}
-    config = ModelConfig(name=architecture, from_scratch=True, config=shape)
-    limit = loading.positions(loading.architecture(config, MLM), tokenizer)
-    assert limit == 20 - fewer
-    model = loading.load(config, MLM, tokenizer)
+    config = ModelConfig(name=model_type, from_scratch=True, config=shape)
+    limit = max_positions(architecture(config, MLM), tokenizer)
+    assert limit == max_positions(architecture(config, MLM)) == 20 - fewer
+    model = load_model(config, MLM, tokenizer)
     model(torch.full((1, limit), 3))
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.full((1, limit + 1), 3))
+
+
+def test_max_positions_without_a_limit_is_none() -> None:
+    config = ModelConfig(name="lstm", from_scratch=True)
+    assert max_positions(architecture(config, LM)) is None
+
+
+@pytest.mark.parametrize("fields, option", [
+    ({"name": None}, "model.name"),
+    ({"dtype": "float16"}, "model.dtype"),
+    ({"tokenizer_size": 0}, "model.tokenizer_size"),
+    ({"adapter": {"type": "prompt_tuning"}}, "model.adapter.type"),
+    ({"config": {"n_layers": 2}}, "model.config.n_layers"),
+    ({"vectors": "vectors.txt"}, "model.vectors"),
+])  # fmt: skip
+def test_invalid_option_is_a_fault_before_weights_are_read(tiny_gpt2: Path, fields: dict, option: str) -> None:
+    (line,) = check(ModelConfig(**{"name": str(tiny_gpt2), **fields}), LM)
+    assert line.startswith(f"{option}: ")
+
+
+@pytest.mark.parametrize("tokens, faults", [(64, 0), (65, 1), ("65", 0)])
+def test_generation_beyond_the_models_positions_is_a_fault(tokens: Any, faults: int) -> None:
+    """A value that is not a number is a fault of the task."""
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 64}
+    config = ModelConfig(name="marian", from_scratch=True, config=shape)
+    lines = check(config, Seq2Seq(generation={"max_new_tokens": tokens}))
+    fault = "task.generation.max_new_tokens: 65 is more than the model's 64 positions"
+    assert lines == [fault] * faults
+
+
+def test_unused_modules_are_frozen_and_not_logged_as_new(tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
+    """The pooler is missing in a masked-LM checkpoint."""
+    model = load(tiny_bert, SentenceEmbedding())
+    frozen = {name for name, _ in model.named_parameters()} - trainable(model)
+    assert frozen == {"pooler.dense.weight", "pooler.dense.bias"} and "new weights" not in capsys.readouterr().err
+
+
+def test_base_model_of_an_adapter_is_found_in_this_installation(tmp_path: Path) -> None:
+    def base(name: str) -> str:
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
+        return base_model_of(tmp_path)
+
+    assert base("/elsewhere/llmkit/bundled/tiny-gpt2") == "tiny-gpt2"
+    assert base("openai/gpt2") == "openai/gpt2" and base(str(tmp_path)) == str(tmp_path)
+
+
+def test_task_is_adapted_to_a_pretrained_folder_only(tiny_bert: Path) -> None:
+    class Recording(SentenceEmbedding):
+        def with_checkpoint(self, folder: Path, config: Any) -> Any:
+            return (folder, config)
+
+    task = Recording()
+    assert task_for_checkpoint(ModelConfig(name=str(tiny_bert)), task) == (tiny_bert, None)
+    assert task_for_checkpoint(ModelConfig(name=str(tiny_bert), from_scratch=True), task) is task
+    assert task_for_checkpoint(ModelConfig(name=torch.nn.Linear(1, 1)), task) is task
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_quiet_transformers_restores_its_settings(fails: bool) -> None:
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with contextlib.suppress(ZeroDivisionError), quiet_transformers():
+        assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.ERROR, False)
+        if fails:
+            raise ZeroDivisionError
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before

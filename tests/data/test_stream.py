@@ -1,0 +1,146 @@
+"""Streams: passes over the sources that depend on (seed, pass) alone, cut into micro-batches; and runs that read them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import EXACT, TEXTS
+
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, UsageError, build_trainer, run
+from llmkit.data import bundled, stream
+from llmkit.data.stream import Stream, sample
+from llmkit.models.tokenizers import load_tokenizer
+from llmkit.tasks import CausalLM, TextClassification
+
+COUNT = 23
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """Two files of rows that are told apart by their first tokens, in chunks of 5 rows."""
+    monkeypatch.setattr(stream, "CHUNK", 5)
+    for name, numbers in (("a", range(13)), ("b", range(13, COUNT))):
+        lines = [json.dumps({"text": f"{i} row"}) for i in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return DataConfig(train=[str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")])
+
+
+@pytest.fixture
+def tokenizer(tiny_gpt2: Path) -> Any:
+    return load_tokenizer(str(tiny_gpt2))
+
+
+def make(config: DataConfig, tokenizer: Any, packed: bool = False) -> Stream:
+    return Stream(CausalLM(), config, tokenizer, 32, packed)
+
+
+def take(features: Any, count: int) -> list[dict[str, Any]]:
+    return list(itertools.islice(features, count))
+
+
+def texts(features: list[dict[str, Any]], tokenizer: Any) -> list[str]:
+    return [tokenizer.decode(f["input_ids"], skip_special_tokens=True) for f in features]
+
+
+def test_each_pass_yields_every_row_once_in_another_order(config: DataConfig, tokenizer: Any) -> None:
+    features = take(make(config, tokenizer).features(), 2 * COUNT)
+    first, second = texts(features[:COUNT], tokenizer), texts(features[COUNT:], tokenizer)
+    assert sorted(first) == sorted(second) == sorted(f"{i} row" for i in range(COUNT)) and first != second
+    assert [f["epoch"] for f in features] == [0] * COUNT + [1] * COUNT
+    assert [f["row"] for f in features] == list(range(2 * COUNT))
+
+
+def test_stream_is_reproducible_and_depends_on_the_seed(config: DataConfig, tokenizer: Any) -> None:
+    first, again = (take(make(config, tokenizer).features(), 2 * COUNT) for _ in range(2))
+    other = DataConfig(train=config.train, seed=1)
+    assert first == again != take(make(other, tokenizer).features(), 2 * COUNT)
+
+
+@pytest.mark.parametrize("size, processes", [(4, 2), (2, 4), (1, 8), (8, 1)])
+def test_global_batches_are_equal_for_every_size(config: DataConfig, tokenizer: Any, size: int, processes: int) -> None:
+    whole = take(make(config, tokenizer).features(), 32)
+    ranks = [take(make(config, tokenizer).batches(size, rank, processes), 32 // 8) for rank in range(processes)]
+    assert [f for micro in zip(*ranks, strict=True) for batch in micro for f in batch] == whole
+
+
+def test_packed_stream_keeps_every_token(config: DataConfig, tokenizer: Any) -> None:
+    features = list(itertools.takewhile(lambda f: f["epoch"] == 0, make(config, tokenizer, packed=True).features()))
+    plain = take(make(config, tokenizer).features(), COUNT)
+    assert len(features) < COUNT and all(sum(f["segments"]) == len(f["input_ids"]) <= 32 for f in features)
+    assert sorted(t for f in features for t in f["input_ids"]) == sorted(t for f in plain for t in f["input_ids"])
+
+
+def test_sample_holds_the_first_rows(config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "SAMPLE", 10)
+    assert sample(CausalLM(), config)["text"][:] == [f"{i} row" for i in range(10)]
+
+
+def test_weighted_source_is_an_error(config: DataConfig) -> None:
+    weighted = DataConfig(train=[{"source": config.train[0], "weight": 2}])
+    with pytest.raises(UsageError, match=r"a\.jsonl has a weight.*list it twice"):
+        sample(CausalLM(), weighted)
+
+
+def test_invalid_rows_raise_or_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "one"}\n{"text": ""}\n{"text": "two"}\n')
+    with pytest.raises(UsageError, match="line 2"):
+        sample(CausalLM(), DataConfig(train=str(file)))
+    assert sample(CausalLM(), DataConfig(train=str(file), on_error="skip"))["text"][:] == ["one", "two"]
+
+
+# -- runs
+
+
+@pytest.fixture
+def recipe(tiny_gpt2: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Returns a function that makes a recipe that streams TEXTS, each with a number."""
+    rows = tmp_path / "rows.txt"
+    rows.write_text("\n".join(f"{text} {i}" for i, text in enumerate(TEXTS)), encoding="utf-8")
+
+    def make(output: str, packing: bool, resume: bool = False, **training: Any) -> Recipe:
+        options = {"validation": [{"text": TEXTS[0]}], "max_length": 64, "packing": packing}
+        data = DataConfig(train=str(rows), document="line", streaming=True, **options)
+        run = RunConfig(str(tmp_path / output), resume=resume)
+        return Recipe(CausalLM(), ModelConfig(name=str(tiny_gpt2)), data, {**EXACT, **training}, run)
+
+    return make
+
+
+def test_streamed_run_has_equal_losses_for_every_batch_size(recipe: Callable[..., Recipe]) -> None:
+    losses = []
+    for batch, accumulation in ((8, 1), (4, 2)):
+        size = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+        result = run(recipe(f"by-{batch}", packing=False, max_steps=6, **size))
+        losses.append([log["loss"] for log in result.trainer.state.log_history if "loss" in log])
+        assert result.metrics["tokens"] > 0 and result.metrics["baselines"] == {}
+    assert len(losses[0]) == 6 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_resumed_streamed_run_equals_an_uninterrupted_one(
+    packing: bool, recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    settings = {"per_device_train_batch_size": 2, "max_steps": 8, "save_strategy": "steps", "save_steps": 4}
+    whole = run(recipe("whole", packing, **settings))
+    unfinished = shutil.ignore_patterns("checkpoint-8", "metrics.json")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts", ignore=unfinished)
+    resumed = run(recipe("parts", packing, resume=True, **settings))
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_streamed_run_uses_the_other_parts_of_its_source(tiny_bert: Path, tmp_path: Path) -> None:
+    data = DataConfig(train="reviews", streaming=True, max_length=32)
+    settings = {**EXACT, "max_steps": 1, "per_device_eval_batch_size": 64}
+    task, model = TextClassification(), ModelConfig(name=str(tiny_bert))
+    rows = build_trainer(Recipe(task, model, data, settings, RunConfig(str(tmp_path / "run")))).rows
+    expected = {part: len(bundled.read_rows("reviews", part)) for part in ("validation", "test")}
+    assert {part: len(dataset) for part, dataset in rows.items() if part != "train"} == expected

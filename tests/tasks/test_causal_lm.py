@@ -1,0 +1,166 @@
+"""Causal language modeling: formats of conversations, the tokens that are trained on, the n-gram baselines."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import EXACT, TEXTS
+from datasets import Dataset
+from transformers import AutoTokenizer
+
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, UsageError, build_trainer, run
+from llmkit.collate import IGNORED
+from llmkit.data import chat, packing
+from llmkit.data.features import encode
+from llmkit.tasks import CausalLM
+
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "狐狸住在哪里？"},
+    {"role": "assistant", "content": "山脚下。"},
+    {"role": "user", "content": "And the crow?"},
+    {"role": "assistant", "content": "\nBy the river."},
+]
+TALK = [
+    {"messages": [{"role": "user", "content": f"What is {i} and {i}?"}, chat.assistant_turn(f"It is {2 * i}.")]}
+    for i in range(16)
+]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5])
+def test_check_names_label_smoothing_out_of_range(value: float) -> None:
+    task = CausalLM(label_smoothing=value)
+    assert task.check(Recipe(task)) == [f"task.label_smoothing: {value} is not between 0 and 1"]
+    assert CausalLM(label_smoothing=1.0).check(Recipe(task)) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "roles"),
+    [
+        ({"messages": TURNS[1:3], "system": "Be brief."}, "system user assistant"),
+        ({"messages": TURNS, "system": "Be long."}, "system user assistant user assistant"),
+        ({"prompt": "who?", "response": "I", "system": ""}, "user assistant"),
+        (
+            {"instruction": "who?", "output": "I", "history": [["a", "b"]], "system": "Be brief."},
+            "system user assistant user assistant",
+        ),
+    ],
+)
+def test_system_and_history_become_turns(row: dict[str, Any], roles: str) -> None:
+    turns = CausalLM().read_row(row)["messages"]
+    assert " ".join(turn["role"] for turn in turns) == roles
+    assert turns[0]["role"] != "system" or turns[0]["content"] == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": TURNS[:2]}, "no turn of the assistant"),
+        ({"messages": TURNS[1:3], "system": 3}, "'system' is int"),
+        ({"instruction": "a", "output": "b", "history": [["a"]]}, "'history' holds"),
+        ({"instruction": "a", "output": "b", "history": ["ab"]}, "'history' holds 'ab'"),
+    ],
+)
+def test_invalid_conversation_is_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CausalLM().read_row(row)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "What is 2 and 2?", "response": "It is 4."},
+        {"instruction": "What is 2 and 2?", "input": "", "output": "It is 4."},
+        {"conversations": [{"from": "human", "value": "What is 2 and 2?"}, {"from": "gpt", "value": "It is 4."}]},
+    ],
+    ids=["prompt and response", "Alpaca", "ShareGPT"],
+)
+def test_chat_formats_give_equal_features(row: dict[str, Any], causal_recipe: Any) -> None:
+    recipes = [causal_recipe(train=[r] * 8, validation=[r], max_length=64) for r in (row, TALK[2])]
+    first, second = (build_trainer(recipe).train_dataset[0] for recipe in recipes)
+    assert first["input_ids"] == second["input_ids"] and first["loss_mask"] == second["loss_mask"]
+
+
+def test_labels_of_a_batch_are_the_answers_of_the_assistant_with_eos(causal_recipe: Any) -> None:
+    trainer = build_trainer(causal_recipe(train=TALK, packing=False, max_length=64))
+    tokenizer = trainer.processing_class
+    assert trainer.task.chat and tokenizer.chat_template
+    batch = next(iter(trainer.get_train_dataloader()))
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        trained = tokenizer.decode(ids[labels != IGNORED])
+        assert trained.strip().startswith("It is") and trained.endswith(tokenizer.eos_token)
+
+
+def test_labels_of_a_batch_hold_one_eos_for_each_document(causal_recipe: Any) -> None:
+    trainer = build_trainer(causal_recipe(packing=False, max_length=64))
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert (batch["labels"] == trainer.processing_class.eos_token_id).sum() == len(batch["labels"])
+    assert sum(map(len, trainer.rows.values())) == len(TEXTS)
+
+
+def test_conversations_for_a_tokenizer_without_a_template_are_refused(tiny_gpt2: Path) -> None:
+    with pytest.raises(UsageError, match="no chat template"):
+        CausalLM().encode({"messages": [TURNS]}, AutoTokenizer.from_pretrained(tiny_gpt2), 64)
+
+
+def test_model_that_reads_future_tokens_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    """Its loss would fall while it learns to copy."""
+
+    def trainer(**config: Any) -> Any:
+        rows = [{"text": "the fox sleeps in the sun"}] * 8
+        model, output = ModelConfig(name=str(tiny_bert), config=config), RunConfig(str(tmp_path / str(len(config))))
+        return build_trainer(Recipe(CausalLM(), model, DataConfig(train=rows, validation=rows), EXACT, output))
+
+    with pytest.raises(UsageError, match="a bert model reads the tokens that it must predict"):
+        trainer()
+    assert trainer(is_decoder=True).model.config.is_decoder
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_ngram_baselines_count_only_trained_tokens(tiny_gpt2: Path, packed: bool) -> None:
+    task, tokenizer = CausalLM(chat=True), AutoTokenizer.from_pretrained(tiny_gpt2)
+    task.configure(tokenizer)
+    rows = Dataset.from_list([{"messages": turns} for turns in (TURNS[:3], TURNS, TURNS[3:])])
+    features, _ = encode(task, rows, tokenizer, 64)
+    trained = [token for row in features for token, on in zip(row["input_ids"], row["loss_mask"], strict=True) if on]
+    pairs = [
+        (before, token)
+        for row in features
+        for before, token, on in zip(row["input_ids"], row["input_ids"][1:], row["loss_mask"][1:], strict=False)
+        if on
+    ]
+    size = max(i for row in features for i in row["input_ids"]) + 1
+    counts = Counter(trained)
+    unigram = {t: (counts[t] + 1) / (len(trained) + size) for t in range(size)}
+    followers = {b: len({t for x, t in pairs if x == b}) for b, _ in pairs}
+    total, together = Counter(b for b, _ in pairs), Counter(pairs)
+    bigram = [(together[b, t] + followers[b] * unigram[t]) / (total[b] + followers[b]) for b, t in pairs]
+    features = packing.pack(features, 64) if packed else features
+    baselines = task.baselines(features, features, {}, False)
+    assert baselines["unigram"]["value"] == pytest.approx(-sum(math.log(unigram[t]) for t in trained) / len(trained))
+    assert baselines["bigram"]["value"] == pytest.approx(-sum(map(math.log, bigram)) / len(bigram))
+    assert baselines["unigram"]["kind"] == "floor" and baselines["bigram"]["kind"] == "reference"
+
+
+def test_card_of_a_chat_model_with_an_adapter_runs(tiny_gpt2: Path, tmp_path: Path) -> None:
+    """By default the pipeline would load the tokenizer of the base model, which has no chat template."""
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "谁？"},
+        chat.assistant_turn("fox"),
+    ]
+    recipe = Recipe(
+        CausalLM(),
+        ModelConfig(name=str(tiny_gpt2), adapter={"type": "lora", "r": 2}),
+        DataConfig(train=[{"messages": turns}] * 8, validation=[{"messages": turns}], max_length=64),
+        {**EXACT, "max_steps": 2},
+        RunConfig(str(tmp_path / "chat")),
+    )
+    run(recipe)
+    card = (tmp_path / "chat" / "README.md").read_text(encoding="utf-8")
+    assert "{'role': 'system', 'content': 'Be brief.'}" in card and "'谁？'" in card
+    assert "Output when this card was written" in card
