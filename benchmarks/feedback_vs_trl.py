@@ -1,12 +1,12 @@
-"""Chat tuning, the reward model and DPO beside trl's trainers: the same rows, the same model, the first losses of both.
+"""Chat tuning, the reward model and DPO compared with trl's trainers: the first losses on the same rows and model.
 
     pip install "trl==1.16.0"
     python benchmarks/feedback_vs_trl.py              # about two minutes on two cores, offline
 
-`tiny-gpt2` in fp32, batches of four in the order of the rows, AdamW at a constant 1e-3. trl gets the raw rows as its own
-formats want them, with llmkit's chat template (for chat tuning with the marks by which trl finds the assistant's words),
-and does everything else itself. The rows are those that fit: where one does not, the two differ on purpose (trl cuts an
-answer's end, llmkit a prompt's beginning).
+`tiny-gpt2` in fp32, batches of four in the order of the rows, AdamW with a constant learning rate of 1e-3. trl gets the
+raw rows in its own formats with llmkit's chat template (for chat tuning with the `generation` markers that trl needs to
+find the assistant's turns), and does everything else itself. Only rows that fit are used, since the two differ on
+purpose for the others: trl cuts the end of an answer, llmkit the beginning of a prompt.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from typing import Any
 
 import torch
 import transformers
+import trl
 from datasets import Dataset
 
-from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, console
-from llmkit.data.conversations import PLAIN_TEMPLATE
-from llmkit.models.bundled import model_folder, read_text
+from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer
+from llmkit.data.bundled import read_rows
+from llmkit.data.chat import PLAIN_TEMPLATE
+from llmkit.hub import model_folder
+from llmkit.log import quiet_libraries
+from llmkit.task import Batch, Task
 from llmkit.tasks import CausalLM, Preference, RewardModel
 
 STEPS, LENGTH = 20, 256
@@ -39,41 +43,33 @@ SETTINGS = {
     "bf16": False,
     "seed": 0,
 }
-SAID = "{{ 'Assistant: ' + m['content'] + eos_token }}"
-MARKED = PLAIN_TEMPLATE.replace(
-    SAID, "{{ 'Assistant:' }}{% generation %}{{ ' ' + m['content'] + eos_token }}{% endgeneration %}"
-)
+ASSISTANT = "{{ 'Assistant: ' + m['content'] + eos_token }}"
+MARKED_ASSISTANT = "{{ 'Assistant:' }}{% generation %}{{ ' ' + m['content'] + eos_token }}{% endgeneration %}"
+MARKED_TEMPLATE = PLAIN_TEMPLATE.replace(ASSISTANT, MARKED_ASSISTANT)
 
 
-def rows_of(name: str, count: int, shortest: int) -> list[dict[str, Any]]:
-    return [row for row in read_text(name, "train") if len(json.dumps(row)) < shortest][:count]
+def short_rows(name: str, count: int, max_characters: int) -> list[dict[str, Any]]:
+    return [row for row in read_rows(name, "train") if len(json.dumps(row)) < max_characters][:count]
 
 
 def as_messages(row: dict[str, Any]) -> dict[str, Any]:
-    """trl's conversational form of a preference."""
+    """Return a preference in trl's conversational format."""
     turn = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
     return {"prompt": [{"role": "user", "content": row["prompt"]}], **turn}
 
 
-def by_llmkit(task: Any, rows: list[dict[str, Any]], folder: Path, model: str) -> tuple[Any, list[float]]:
-    recipe = Recipe(
-        task,
-        ModelConfig(name=model),
-        DataConfig(train=rows, validation=rows[:4], max_length=LENGTH, packing=False),
-        {**SETTINGS, "eval_strategy": "no"},
-        RunConfig(str(folder)),
-    )
-    trainer = build_trainer(recipe)
+def by_llmkit(task: Task, rows: list[dict[str, Any]], folder: Path, model: str) -> tuple[Batch, list[float]]:
+    data = DataConfig(train=rows, validation=rows[:4], max_length=LENGTH, packing=False)
+    training = {**SETTINGS, "eval_strategy": "no"}
+    trainer = build_trainer(Recipe(task, ModelConfig(name=model), data, training, RunConfig(str(folder))))
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.train()
     return batch, [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
-def by_trl(kind: str, rows: list[dict[str, Any]], folder: Path, model: str) -> tuple[Any, list[float]]:
-    import trl
-
+def by_trl(kind: str, rows: list[dict[str, Any]], folder: Path, model: str) -> tuple[Batch, list[float]]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-    tokenizer.chat_template = MARKED if kind == "SFT" else PLAIN_TEMPLATE
+    tokenizer.chat_template = MARKED_TEMPLATE if kind == "SFT" else PLAIN_TEMPLATE
     more = {"SFT": {"assistant_only_loss": True}, "DPO": {"beta": 0.1}, "Reward": {}}[kind]
     args = getattr(trl, f"{kind}Config")(
         output_dir=str(folder), max_length=LENGTH, report_to="none", disable_tqdm=True, gradient_checkpointing=False,
@@ -81,22 +77,20 @@ def by_trl(kind: str, rows: list[dict[str, Any]], folder: Path, model: str) -> t
     )  # fmt: skip
     if kind == "Reward":
         transformers.set_seed(SETTINGS["seed"])
-        loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
-            model, num_labels=1, dtype=torch.float32
-        )
+        auto_class = transformers.AutoModelForSequenceClassification
+        loaded = auto_class.from_pretrained(model, num_labels=1, dtype=torch.float32)
     else:
         args.model_init_kwargs = {"dtype": "float32"}
         loaded = model
-    trainer = getattr(trl, f"{kind}Trainer")(
-        model=loaded, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-    )
+    dataset = Dataset.from_list(rows)
+    trainer = getattr(trl, f"{kind}Trainer")(model=loaded, args=args, train_dataset=dataset, processing_class=tokenizer)
     batch = next(iter(trainer.get_train_dataloader()))
     trainer.train()
     return batch, [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
-def same_tokens(ours: Any, theirs: Any) -> bool:
-    """Whether both put the same tokens into a batch, and learn (where they say) the same ones."""
+def same_tokens(ours: Batch, theirs: Batch) -> bool:
+    """Whether both batches hold the same tokens and, where labels show it, train on the same ones."""
     width = ours["input_ids"].shape[1]
     same = torch.equal(ours["input_ids"], theirs["input_ids"][:, :width])
     if "completion_mask" in theirs:
@@ -107,27 +101,26 @@ def same_tokens(ours: Any, theirs: Any) -> bool:
 
 
 def main() -> None:
-    console.hush()
+    quiet_libraries()
     model = str(model_folder("tiny-gpt2"))
-    chats, pairs = rows_of("chats", 4 * STEPS, 900), rows_of("preferences", 4 * STEPS, 500)
+    chats, pairs = short_rows("chats", 4 * STEPS, 900), short_rows("preferences", 4 * STEPS, 500)
     jobs = {
         "chat tuning / SFTTrainer": (CausalLM(), "SFT", chats, chats),
         "reward model / RewardTrainer": (RewardModel(), "Reward", pairs, [as_messages(row) for row in pairs]),
         "DPO / DPOTrainer": (Preference(beta=0.1), "DPO", pairs, [as_messages(row) for row in pairs]),
     }
-    print(f"| llmkit / trl | same tokens learned | loss 1 | loss {STEPS} | trl's | largest difference of {STEPS} |")
+    print(f"| llmkit / trl | same tokens trained on | loss 1 | loss {STEPS} | trl's | largest difference of {STEPS} |")
     print("|---|---|---|---|---|---|")
     worst = 0.0
     for name, (task, kind, rows, theirs) in jobs.items():
         with tempfile.TemporaryDirectory() as folder:
             batch, losses = by_llmkit(task, rows, Path(folder) / "llmkit", model)
             other, expected = by_trl(kind, theirs, Path(folder) / "trl", model)
-        apart = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
-        worst = max(worst, apart)
+        difference = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
+        worst = max(worst, difference)
         same = "yes" if same_tokens(batch, other) else "NO"
-        print(
-            f"| {name} | {same} | {losses[0]:.5f} | {losses[-1]:.5f} | {expected[-1]:.5f} | {apart:.1e} |", flush=True
-        )
+        cells = (name, same, f"{losses[0]:.5f}", f"{losses[-1]:.5f}", f"{expected[-1]:.5f}", f"{difference:.1e}")
+        print(f"| {' | '.join(cells)} |", flush=True)
     sys.exit(worst > 1e-4)
 
 

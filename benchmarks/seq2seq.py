@@ -1,16 +1,17 @@
-"""llmkit beside `transformers.Seq2SeqTrainer` alone, on translation and summarisation: first losses and final scores.
+"""llmkit compared with `transformers.Seq2SeqTrainer` on translation and summarization: first losses and final scores.
 
     python benchmarks/seq2seq.py --tatoeba cmn.txt.gz --scitldr DIR            # DIR: train.jsonl[.gz] dev.jsonl test.jsonl
-    python benchmarks/seq2seq.py --tatoeba cmn.txt.gz --scitldr DIR --quick    # a few steps of everything: does it run?
+    python benchmarks/seq2seq.py --tatoeba cmn.txt.gz --scitldr DIR --quick    # a few steps of each run, as a smoke test
 
-Both start from one folder of random weights, made here with transformers alone, and read the same rows. Two tables:
+Both start from the same folder of random weights, made with transformers alone, and read the same rows. Prints two
+tables:
 
 1. the first losses, step by step, in fp32 without dropout, on the same rows in the same order;
-2. the test score after a short training at equal settings, with the paired bootstrap interval of the difference.
+2. the test score after a short training with the same settings, with the paired bootstrap interval of the difference.
 
-Every run is a process of its own, started from the command line as a user would. The plain script is
-`parity/seq2seq_plain.py`. Accumulation is 1: beyond it the plain Trainer multiplies a Marian's loss by its steps.
-Answers are generated from the saved folders, by one function for both.
+Each run is a separate process started from the command line. The plain script is `parity/seq2seq_plain.py`.
+Accumulation is 1, since the plain Trainer multiplies a Marian's loss by the number of accumulation steps. Texts are
+generated from the saved folders, with the same function for both.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, MarianMTModel
+
+from llmkit.data import sources
+from llmkit.metrics import overlap
+from llmkit.models.tokenizers import train_tokenizer
 
 PLAIN = Path(__file__).parent / "parity" / "seq2seq_plain.py"
 SHAPE = {
@@ -37,9 +44,9 @@ SHAPE = {
     "decoder_ffn_dim": 512,
     "scale_embedding": True,
 }
-CASES = {  # metric, tokens of a row, tokens of an answer, vocabulary, rows to train on, steps
+CASES = {  # metric, maximum length of source and of target in tokens, vocabulary size, training rows, steps
     "translation": ("bleu", 40, 30, 3000, 8000, 500),
-    "summarisation": ("rougeL", 128, 30, 3000, 1992, 300),
+    "summarization": ("rougeL", 128, 30, 3000, 1992, 300),
 }
 SETTINGS = {
     "per_device_train_batch_size": 32,
@@ -57,9 +64,7 @@ FIRST = {"max_steps": 20, "train_sampling_strategy": "sequential"}
 
 
 def tatoeba(path: Path, count: int) -> dict[str, list[dict[str, str]]]:
-    """Pairs by their English sentence, so that none stands on two sides."""
-    from llmkit.data import sources
-
+    """Return pairs with distinct English sentences, so that none is in two parts."""
     pairs: dict[str, str] = {}
     for _, row in sources.find(str(path), "train", names=("en", "zh", "attribution"))[0].rows():
         pairs.setdefault(row["en"], row["zh"])
@@ -69,8 +74,7 @@ def tatoeba(path: Path, count: int) -> dict[str, list[dict[str, str]]]:
 
 
 def scitldr(folder: Path, count: int) -> dict[str, list[dict[str, str]]]:
-    """Abstracts and the first of their summaries, which is what both are held to here."""
-    from llmkit.data import sources
+    """Return abstracts with the first of their summaries, the reference for both."""
 
     def read(name: str) -> list[dict[str, str]]:
         (file,) = folder.glob(f"{name}.jsonl*")
@@ -80,20 +84,13 @@ def scitldr(folder: Path, count: int) -> dict[str, list[dict[str, str]]]:
     return {"test": read("test")[:300], "validation": read("dev")[:100], "train": read("train")[:count]}
 
 
-def begin(rows: list[dict[str, str]], size: int, dropout: float, folder: Path) -> Path:
-    """A Marian of random weights with a tokenizer of these rows: a folder that both start from."""
-    import torch
-    from transformers import MarianConfig, MarianMTModel
-
-    from llmkit.models.tokenizers import train
-
-    tokenizer = train("bpe", size, (text for row in rows for text in row.values()), "t5")
+def save_start(rows: list[dict[str, str]], vocab_size: int, dropout: float, folder: Path) -> Path:
+    """Save a Marian with random weights, and a tokenizer trained on these rows, for both to start from."""
+    tokenizer = train_tokenizer("bpe", vocab_size, (text for row in rows for text in row.values()), "t5")
     ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "forced_eos_token_id": None}
+    ids["decoder_start_token_id"] = tokenizer.pad_token_id
     torch.manual_seed(0)
-    config = MarianConfig(
-        vocab_size=len(tokenizer), dropout=dropout, **SHAPE, **ids, decoder_start_token_id=tokenizer.pad_token_id
-    )
-    MarianMTModel(config).save_pretrained(folder)
+    MarianMTModel(MarianConfig(vocab_size=len(tokenizer), dropout=dropout, **SHAPE, **ids)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -129,80 +126,73 @@ def run(command: list) -> None:
 
 
 def counts(case: str, folder: Path, rows: list[dict[str, str]]) -> np.ndarray:
-    """What the score of a saved folder is made of, row by row; greedy, by transformers alone."""
-    import torch
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-    from llmkit.evaluation import overlap
-
+    """Return what the score of a saved folder needs of each row; greedy search, with transformers alone."""
     metric, length, answer, *_ = CASES[case]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
     answers: list[str] = []
-    for at in range(0, len(rows), 32):
-        texts = [row["source"] for row in rows[at : at + 32]]
+    for start in range(0, len(rows), 32):
+        texts = [row["source"] for row in rows[start : start + 32]]
         batch = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
         ids = model.generate(**batch, max_new_tokens=answer, max_length=None)
         answers += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     targets = [[row["target"]] for row in rows]
-    return overlap.count(metric, overlap.usual_cut([t[0] for t in targets], metric), answers, targets)
+    return overlap.count(metric, overlap.default_tokenizer([t[0] for t in targets], metric), answers, targets)
 
 
 def paired_interval(case: str, a: np.ndarray, b: np.ndarray, resamples: int = 1000) -> tuple[float, float]:
-    """95 % bootstrap interval of score(a) - score(b), the same rows drawn for both."""
+    """Return the 95 % bootstrap interval of score(a) - score(b), with the same resampled rows in both."""
     generator = np.random.default_rng(0)
-    draws = (generator.integers(0, len(a), len(a)) for _ in range(resamples))
-    return tuple(np.percentile([score(case, a[i]) - score(case, b[i]) for i in draws], [2.5, 97.5]).tolist())
+    samples = (generator.integers(0, len(a), len(a)) for _ in range(resamples))
+    return tuple(np.percentile([score(case, a[i]) - score(case, b[i]) for i in samples], [2.5, 97.5]).tolist())
 
 
 def score(case: str, counts: np.ndarray) -> float:
-    from llmkit.evaluation import overlap
-
     return overlap.scores(CASES[case][0], counts)[CASES[case][0]]
 
 
 def compare(case: str, parts: dict[str, list[dict[str, str]]], quick: bool, folder: Path) -> tuple[str, str]:
-    """A line for each table."""
-    metric, _, _, size, _, steps = CASES[case]
+    """Return a line for each of the two tables."""
+    metric, _, _, vocab_size, _, steps = CASES[case]
     files = {part: folder / f"{part}.jsonl" for part in parts}
     for part, file in files.items():
         file.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in parts[part]), encoding="utf-8")
-    columns, first, found = {"llmkit": by_llmkit, "plain": by_trainer}, {}, {}
+    columns, first, stats = {"llmkit": by_llmkit, "plain": by_trainer}, {}, {}
     settings = SETTINGS | FIRST | ({"max_steps": 3} if quick else {})
     small = files | {"test": folder / "small.jsonl"}
     small["test"].write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in parts["test"][:32]))
-    still = begin(parts["train"], size, 0.0, folder / "still")
+    no_dropout = save_start(parts["train"], vocab_size, 0.0, folder / "no-dropout")
     for name, column in columns.items():
-        first[name] = column(case, still, small, settings, folder / f"first-{name}")
-    apart = [abs(a - b) for a, b in zip(*first.values(), strict=True)]
-    shown = " | ".join(f"{a:.6f} / {b:.6f}" for a, b in [(first["llmkit"][i], first["plain"][i]) for i in (0, -1)])
-    start = begin(parts["train"], size, 0.1, folder / "start")
+        first[name] = column(case, no_dropout, small, settings, folder / f"first-{name}")
+    differences = [abs(a - b) for a, b in zip(*first.values(), strict=True)]
+    losses = " | ".join(f"{a:.6f} / {b:.6f}" for a, b in [(first["llmkit"][i], first["plain"][i]) for i in (0, -1)])
+    start = save_start(parts["train"], vocab_size, 0.1, folder / "start")
     for name, column in columns.items():
         column(case, start, files, SETTINGS | {"max_steps": 3 if quick else steps}, folder / name)
-        found[name] = counts(case, folder / name, parts["test"])
-    low, high = paired_interval(case, found["llmkit"], found["plain"])
-    a, b = (score(case, found[name]) for name in columns)
+        stats[name] = counts(case, folder / name, parts["test"])
+    low, high = paired_interval(case, stats["llmkit"], stats["plain"])
+    a, b = (score(case, stats[name]) for name in columns)
     return (
-        f"| {case} | {len(apart)} | {shown} | **{max(apart):.1e}** |",
+        f"| {case} | {len(differences)} | {losses} | **{max(differences):.1e}** |",
         f"| {case} | {metric} | {len(parts['test'])} | {a:.4f} | {b:.4f} | {a - b:+.4f} [{low:+.4f}, {high:+.4f}] |",
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tatoeba", type=Path, help="cmn.txt.gz")
-    parser.add_argument("--scitldr", type=Path, help="a folder with train.jsonl, dev.jsonl and test.jsonl")
-    parser.add_argument("--quick", action="store_true", help="a few steps on a few rows")
+    parser.add_argument("--tatoeba", type=Path, help="cmn.txt.gz of Tatoeba")
+    parser.add_argument("--scitldr", type=Path, help="Folder with train.jsonl, dev.jsonl and test.jsonl")
+    parser.add_argument("--quick", action="store_true", help="A few steps on a few rows")
     args = parser.parse_args()
-    given = {"translation": (tatoeba, args.tatoeba), "summarisation": (scitldr, args.scitldr)}
+    data = {"translation": (tatoeba, args.tatoeba), "summarization": (scitldr, args.scitldr)}
     lines = []
-    for case, (read, path) in given.items():
+    for case, (read, path) in data.items():
         if path:
             parts = read(path, CASES[case][4])
             parts = {part: rows[:64] for part, rows in parts.items()} if args.quick else parts
             with tempfile.TemporaryDirectory() as folder:
                 lines.append(compare(case, parts, args.quick, Path(folder)))
-    print("| | steps | loss of the first, llmkit / plain | of the last | largest difference |\n|---|---|---|---|---|")
+    print("| | steps | first loss, llmkit / plain | last loss | largest difference |\n|---|---|---|---|---|")
     print("\n".join(first for first, _ in lines))
     print("\n| | metric | test rows | llmkit | plain | difference, 95 % paired interval |\n|---|---|---|---|---|---|")
     print("\n".join(second for _, second in lines))

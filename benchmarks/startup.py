@@ -1,8 +1,9 @@
-"""How long the command line takes to answer without work to do, against a Python that does nothing.
+"""Start-up time of the command line, compared with a Python that does nothing.
 
     python benchmarks/startup.py
 
-Medians of ten, the commands taking turns, as machines are never quiet. Ratios to `python -c pass` are what to compare.
+Prints medians of ten; the commands run in turns to even out the load of the machine. Compare the ratios to
+`python -c pass`.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ COMMANDS = {
         [*LLMKIT, "train", "finetune_gpt2", "--training.lerning_rate", "1"],
         2,
     ),
-    "for scale: `python -c 'import torch'`": ([sys.executable, "-c", "import torch"], 0),
+    "for comparison: `python -c 'import torch'`": ([sys.executable, "-c", "import torch"], 0),
 }
 
 
 def seconds(command: list[str], status: int) -> float:
-    """Wall time of one run. Raises where its exit status is not the expected one."""
+    """Return the wall time of a command. Raises SystemExit if its exit status is not the expected one."""
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
-    passed = time.perf_counter() - started
+    elapsed = time.perf_counter() - started
     if done.returncode != status:
         raise SystemExit(f"{' '.join(command)}: exit status {done.returncode}, expected {status}\n{done.stderr}")
-    return passed
+    return elapsed
 
 
 def main() -> None:
@@ -42,16 +43,16 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=10)
     times = parser.parse_args().times
     for command in COMMANDS.values():
-        seconds(*command)  # files into the page cache, bytecode written
-    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+        seconds(*command)  # fills the page cache and writes bytecode
+    measured: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(times):
         for name, command in COMMANDS.items():
-            taken[name].append(seconds(*command))
-    medians = {name: statistics.median(t) for name, t in taken.items()}
-    nothing = medians["`python -c pass`"]
+            measured[name].append(seconds(*command))
+    medians = {name: statistics.median(t) for name, t in measured.items()}
+    reference = medians["`python -c pass`"]
     print("| command | median s | × `python -c pass` |\n|---|---|---|")
     for name, median in medians.items():
-        print(f"| {name} | {median:.3f} | {median / nothing:.1f} |")
+        print(f"| {name} | {median:.3f} | {median / reference:.1f} |")
 
 
 if __name__ == "__main__":

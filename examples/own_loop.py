@@ -1,10 +1,10 @@
-"""A recipe trained by a loop of your own: llmkit reads, checks and encodes; the loop is plain PyTorch.
+"""Train a recipe with a training loop of your own: llmkit reads, checks and encodes; the loop is plain PyTorch.
 
     python examples/own_loop.py finetune_gpt2
     python examples/own_loop.py finetune_gpt2 --data my.jsonl --training.gradient_accumulation_steps 2
 
-It gives the losses of `llmkit train` (tests/test_examples.py holds this). What it leaves out is what the Trainer adds:
-evaluation, checkpoints and resuming, several processes, streams.
+Its losses are those of `llmkit train` (tests/test_examples.py compares them). It leaves out what the Trainer adds:
+evaluation, checkpoints and resuming, several processes, streaming.
 """
 
 from __future__ import annotations
@@ -18,29 +18,28 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import get_scheduler, set_seed
 
-from llmkit import Recipe, RecipeError, console
-from llmkit.cli import guard, read_recipe
-from llmkit.data import annotation, collation
-from llmkit.data.sampling import EpochSampler, RowView
-from llmkit.models import loading
-from llmkit.running import prepare
-from llmkit.training import preflight
+from llmkit import Recipe, UsageError
+from llmkit.cli.main import guard
+from llmkit.cli.recipes import read_recipe
+from llmkit.data.sampler import EpochSampler, RowView
+from llmkit.log import quiet_libraries
+from llmkit.models.load import load_model
+from llmkit.pipeline import lay_out, prepare
+from llmkit.training import checks
+from llmkit.training.precompute import add_precomputed
 
 
 def train(recipe: Recipe) -> list[float]:
-    """The loss of every step. The model is saved to the recipe's output."""
+    """Train, save the model to the recipe's output, and return the loss of every step."""
     if recipe.data.streaming:
-        raise RecipeError("data.streaming: this loop reads features by their position; leave it out")
+        raise UsageError("data.streaming: this loop reads features by their position; leave it out")
     prepared = prepare(recipe)  # rows read, labels learned, text encoded: everything but the weights
     task, args, tokenizer = prepared.recipe.task, prepared.args, prepared.tokenizer
-    features = prepared.features["train"]  # a datasets.Dataset
 
     set_seed(args.seed)
-    model = loading.load(prepared.recipe.model, task, tokenizer)  # a transformers model
-    layout = collation.keeps_apart(model, task.can_generate) if prepared.packed else "padded"
-    if layout is None:
-        raise RecipeError("data.packing: this model lets packed documents see each other; give --data.packing false")
-    features = annotation.annotate(task, {"train": features}, model, tokenizer, layout, args)["train"]
+    model = load_model(prepared.recipe.model, task, tokenizer)  # a transformers model
+    features, layout = lay_out(prepared, model)  # datasets.Dataset by part, packed if this model can separate documents
+    features = add_precomputed(task, {"train": features["train"]}, model, tokenizer, layout, args)["train"]
     model.to(args.device).train()
     model.config.use_cache = False  # with a cache, packed documents would see each other
 
@@ -56,7 +55,7 @@ def train(recipe: Recipe) -> list[float]:
     loader = DataLoader(
         RowView(features), batch_sampler=sampler, collate_fn=lambda fs: task.collate(fs, tokenizer, layout)
     )
-    _, total = preflight.steps(args, len(features))
+    _, total = checks.num_steps(args, len(features))
 
     weights = [p for p in model.parameters() if p.requires_grad]
     groups = [  # matrices decay; biases and norms do not
@@ -69,7 +68,7 @@ def train(recipe: Recipe) -> list[float]:
     schedule = get_scheduler(args.lr_scheduler_type, optimizer, args.get_warmup_steps(total), total)
 
     losses = []
-    for step in itertools.islice(steps(loader, sampler, args.gradient_accumulation_steps), total):
+    for step in itertools.islice(optimizer_steps(loader, sampler, args.gradient_accumulation_steps), total):
         weight = sum(int(task.weight(batch)) for batch in step)  # tokens or examples of the whole step
         loss = 0.0
         for batch in step:
@@ -91,8 +90,8 @@ def train(recipe: Recipe) -> list[float]:
     return losses
 
 
-def steps(loader: DataLoader, sampler: EpochSampler, accumulation: int) -> Iterator[list[dict[str, Any]]]:
-    """Without end, the micro-batches of one optimizer step after another; the last of an epoch may be short."""
+def optimizer_steps(loader: DataLoader, sampler: EpochSampler, accumulation: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the micro-batches of one optimizer step after another, without end; the last step of an epoch may be short."""
     for epoch in itertools.count():
         sampler.set_epoch(epoch)  # the order of the rows is a function of (seed, epoch)
         batches = iter(loader)
@@ -101,7 +100,7 @@ def steps(loader: DataLoader, sampler: EpochSampler, accumulation: int) -> Itera
 
 
 def main() -> None:
-    console.hush()
+    quiet_libraries()
     recipe, _ = read_recipe(sys.argv[1:] or ["finetune_gpt2"], "train")
     train(recipe)
 

@@ -1,10 +1,11 @@
-"""Tune a GPT-2 to answer: a small library's front desk, English and Chinese; only what the assistant says is learned.
+"""Train a GPT-2 to answer in conversations: the front desk of a small library, English and Chinese.
 
     accelerate launch recipes/chat_gpt2.py
     accelerate launch recipes/chat_gpt2.py --model gpt2 --data alpaca.json --output runs/mine
 
-Rows may be messages, ShareGPT conversations, prompt and response, or Alpaca's instruction, input and output. Runs offline
-as it is; the answers of a model this small are short and often those of a neighbouring question.
+The loss is taken on the assistant's turns. Rows may be messages, ShareGPT conversations, prompt and response, or
+Alpaca's instruction, input and output. Runs offline with the bundled tiny-gpt2, whose answers are short and often
+belong to a similar question.
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -17,7 +18,7 @@ recipe = Recipe(
     training={
         "num_train_epochs": 20,
         "per_device_train_batch_size": 4,  # a row holds several conversations
-        "learning_rate": 1e-3,  # for 1.3 M parameters; 2e-5 suits a model of a billion
+        "learning_rate": 1e-3,  # for 1.4 M parameters; 2e-5 suits a model of a billion
         "warmup_steps": 0.1,
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.1,

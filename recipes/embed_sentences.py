@@ -1,10 +1,10 @@
-"""Teach a BERT to find the text that belongs to a description: sentence embeddings for search.
+"""Train sentence embeddings for search: a BERT that finds the text that belongs to a description.
 
     accelerate launch recipes/embed_sentences.py
     accelerate launch recipes/embed_sentences.py --model sentence-transformers/all-MiniLM-L6-v2 --data pairs.jsonl
 
-Runs offline as it is, on names and docstrings that every Python carries (`descriptions`). Rows of (anchor, positive) or
-(anchor, positive, negative) learn to find each other; rows of (text, text_pair, score) learn the score.
+Runs offline with the bundled tiny-bert, on names and docstrings from the standard library (`descriptions`). Rows may be
+(anchor, positive) or (anchor, positive, negative), trained with in-batch negatives, or (text, text_pair, score).
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -18,8 +18,8 @@ recipe = Recipe(
     ),
     training={
         "num_train_epochs": 3,
-        "per_device_train_batch_size": 32,  # each row is told from the 31 others: a larger batch teaches more
-        "learning_rate": 5e-4,  # for 1.3 M parameters; 2e-5 suits a pretrained encoder
+        "per_device_train_batch_size": 32,  # 31 in-batch negatives for each row; a larger batch gives more
+        "learning_rate": 5e-4,  # for 1.4 M parameters; 2e-5 suits a pretrained encoder
         "warmup_steps": 0.1,
         "train_sampling_strategy": "group_by_length",
     },

@@ -3,7 +3,7 @@
     accelerate launch recipes/finetune_gpt2.py
     accelerate launch recipes/finetune_gpt2.py --model gpt2 --data my.jsonl --output runs/mine
 
-Runs offline as it is, from the tiny model that comes with llmkit. With a hub, `--model gpt2` is the real one.
+Runs offline with the bundled tiny-gpt2; with access to the hub, use `--model gpt2` instead.
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -16,7 +16,7 @@ recipe = Recipe(
     training={
         "num_train_epochs": 6,
         "per_device_train_batch_size": 8,
-        "learning_rate": 1e-3,  # for 1.3 M parameters; 5e-5 suits GPT-2 itself
+        "learning_rate": 1e-3,  # for 1.4 M parameters; 5e-5 suits GPT-2 itself
         "warmup_steps": 0.1,
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.1,

@@ -3,7 +3,7 @@
     accelerate launch recipes/pretrain_bert.py
     accelerate launch recipes/pretrain_bert.py --data corpus/*.txt --model.tokenizer wordpiece
 
-Runs offline as it is, on prose that every Python carries (`demo`).
+Runs offline, on the prose that comes with Python (`demo`).
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -23,7 +23,7 @@ recipe = Recipe(
             "hidden_dropout_prob": 0.0,
             "attention_probs_dropout_prob": 0.0,
         },
-        tokenizer="bpe",  # bytes: no character, Chinese or other, is unknown
+        tokenizer="bpe",  # of bytes, so that no character is unknown
         tokenizer_size=4096,
     ),
     data=DataConfig(train="demo", validation=0.05, max_length=128),

@@ -3,7 +3,7 @@
     accelerate launch recipes/pretrain_gpt2.py
     accelerate launch recipes/pretrain_gpt2.py --data corpus/*.txt --model.config.n_layer 12 --model.config.n_embd 768
 
-Runs offline as it is, on prose that every Python carries (`demo`).
+Runs offline, on the prose that comes with Python (`demo`).
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -14,7 +14,7 @@ recipe = Recipe(
     model=ModelConfig(
         name="gpt2",
         from_scratch=True,
-        # small enough for two CPU cores and two minutes; no dropout, since the text is seen about once
+        # small enough for two CPU cores and two minutes; no dropout, since each text is seen about twice
         config={
             "n_layer": 4,
             "n_head": 4,
@@ -35,7 +35,7 @@ recipe = Recipe(
         "warmup_steps": 0.05,
         "lr_scheduler_type": "cosine",
         "weight_decay": 0.1,
-        "adam_beta2": 0.95,  # as GPT-3: short runs gain from a shorter memory
+        "adam_beta2": 0.95,  # as for GPT-3; a short run benefits from a shorter average
     },
     run=RunConfig(output="runs/pretrain-gpt2", prompts=("The ", "Return ")),
 )

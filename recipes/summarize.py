@@ -1,10 +1,10 @@
-"""Train a small Marian to summarise, from random weights and with a tokenizer of its own.
+"""Train a small Marian to summarize, from random weights and with a tokenizer of its own.
 
     accelerate launch recipes/summarize.py
     accelerate launch recipes/summarize.py --data train.jsonl.gz --data.validation dev.jsonl --data.test test.jsonl
     accelerate launch recipes/summarize.py --model google-t5/t5-small --model.from_scratch false --task.prefix "summarize: "
 
-Runs offline as it is, on docstrings that every Python carries (`summaries`): what a function does, in its first line.
+Runs offline, on docstrings from the standard library (`summaries`): the target is the first line, the source the rest.
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main

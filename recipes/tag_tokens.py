@@ -1,10 +1,10 @@
-"""Teach a BERT to find the code in prose: names, expressions, keywords, left unmarked in the sentences of Python's manual.
+"""Fine-tune a BERT tagger to find code (names, expressions, keywords) in sentences of Python's manual.
 
     accelerate launch recipes/tag_tokens.py
     accelerate launch recipes/tag_tokens.py --model bert-base-cased --data train.conll --data.test test.conll
 
-Runs offline as it is, on sentences that every Python carries (`literals`): in the manual, code stands in double quotes;
-here the quotes are taken away. Any CoNLL file, or rows of `tokens` and `tags`, will do.
+Runs offline with the bundled tiny-bert, on sentences that come with Python (`literals`): the manual puts code in double
+quotes, which are removed here. Takes any CoNLL file, or rows of `tokens` and `tags`.
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -14,16 +14,16 @@ recipe = Recipe(
     task=TokenClassification(),
     model=ModelConfig(
         name="tiny-bert",
-        config={"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},  # it was pretrained without
+        config={"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},  # tiny-bert was pretrained without
     ),
     data=DataConfig(train="literals", validation="literals[validation]", test="literals[test]", max_length=128),
     training={
         "num_train_epochs": 8,
         "per_device_train_batch_size": 16,
-        "learning_rate": 1e-3,  # for 1.3 M parameters; 5e-5 suits BERT itself
+        "learning_rate": 1e-3,  # for 1.4 M parameters; 5e-5 suits BERT itself
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
-        "train_sampling_strategy": "group_by_length",  # little padding: rows of like length meet
+        "train_sampling_strategy": "group_by_length",  # rows of similar length share a batch, with little padding
     },
     run=RunConfig(output="runs/tag-tokens"),
 )

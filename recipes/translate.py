@@ -1,11 +1,11 @@
-"""Train a small Marian to translate, from random weights and with a tokenizer of its own: English to Chinese, or back.
+"""Train a small Marian to translate English to Chinese or back, from random weights and with a tokenizer of its own.
 
     accelerate launch recipes/translate.py
     accelerate launch recipes/translate.py --task.source zh --task.target en
     accelerate launch recipes/translate.py --data cmn.txt --data.names en,zh,attribution --data.max_length 48
     accelerate launch recipes/translate.py --model Helsinki-NLP/opus-mt-en-zh --model.from_scratch false --data my.jsonl
 
-Runs offline as it is, on 580 short pairs. Beam search is `--task.generation.num_beams 4`, with `length_penalty` beside it.
+Runs offline, on 580 short pairs. For beam search, set `--task.generation.num_beams 4` (and `length_penalty`).
 """
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, main
@@ -25,10 +25,10 @@ recipe = Recipe(
             "encoder_ffn_dim": 512,
             "decoder_ffn_dim": 512,
             "max_position_embeddings": 128,
-            "scale_embedding": True,  # as its authors train it; unscaled, positions drown the words
+            "scale_embedding": True,  # as Marian is trained; without it the position embeddings dominate
         },
         tokenizer="bpe",
-        tokenizer_size=1000,  # so few pairs teach few pieces: 2,000 of them halved the score and more
+        tokenizer_size=1000,  # for so few pairs; 2,000 entries more than halved the score
     ),
     data=DataConfig(train="phrases", validation="phrases[validation]", test="phrases[test]", max_length=64),
     training={
@@ -37,7 +37,7 @@ recipe = Recipe(
         "learning_rate": 2e-3,  # for 1 M parameters; 3e-3 diverges
         "warmup_steps": 0.1,
         "lr_scheduler_type": "cosine",
-        "bf16": False,  # sentences of ten tokens: autocast would cost more than it gains
+        "bf16": False,  # sentences of ten tokens: autocast costs more than it saves
         "eval_strategy": "steps",
         "eval_steps": 0.2,
     },

@@ -1,11 +1,11 @@
-"""Fine-tune a model to answer questions with transformers alone, in the way of its `run_qa` example.
+"""Fine-tune a model for question answering with transformers alone, as in its `run_qa` example.
 
     python benchmarks/parity/question_answering_plain.py --model_name_or_path DIR --train_file train.jsonl \
         --test_file test.jsonl --output_dir out --learning_rate 2e-4 …
 
 Files hold `id`, `question`, `context` and `answers` (text and answer_start, lists). Any TrainingArguments field is an
-option. Writes the model, `results.json` and `predictions.json` (an answer for each id) into the output folder. What a
-user without llmkit would write; nothing here imports it.
+option. Writes the model, `results.json` and `predictions.json` (an answer for each id) into the output folder. This is
+the script of a user without llmkit; it does not import llmkit.
 """
 
 import json
@@ -43,11 +43,11 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     model_name_or_path: str
-    dropout: float | None = field(default=None, metadata={"help": "in place of the model's own"})
+    dropout: float | None = field(default=None, metadata={"help": "replaces the model's own"})
 
 
 def best_spans(examples, features, start_logits, end_logits, data_args) -> dict[str, str]:
-    """The best span of all windows of a question, from the `n_best_size` best starts and ends of each."""
+    """Return the best span of all windows of each question, from the `n_best_size` best starts and ends of a window."""
     windows = defaultdict(list)
     for i, example in enumerate(features["example_id"]):
         windows[example].append(i)
@@ -139,7 +139,7 @@ def main() -> None:
     started = time.perf_counter()
     trainer.train()
     trained = time.perf_counter()
-    args.train_sampling_strategy = "sequential"  # by length, predictions would come back in another order than the rows
+    args.train_sampling_strategy = "sequential"  # grouped by length, predictions would not be in the order of the rows
     logits = trainer.predict(test.remove_columns(["example_id", "offset_mapping"])).predictions
     trainer.save_model()
 

@@ -1,12 +1,12 @@
-"""Train a model to translate or summarise with transformers alone, in the way of its `run_translation` and
+"""Train a translation or summarization model with transformers alone, as in its `run_translation` and
 `run_summarization` examples.
 
     python benchmarks/parity/seq2seq_plain.py --model_name_or_path DIR --train_file train.jsonl \
         --validation_file validation.jsonl --test_file test.jsonl --output_dir out --predict_with_generate …
 
 Files hold `source` and `target`. Any Seq2SeqTrainingArguments field is an option. Writes the model, `results.json` and
-`predictions.jsonl` (an answer a line) into the output folder. What a user without llmkit would write; nothing here
-imports it.
+`predictions.jsonl` (one text per line) into the output folder. This is the script of a user without llmkit; it does not
+import llmkit.
 """
 
 import json
@@ -16,8 +16,10 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import sacrebleu
 import torch
 import transformers
+from rouge_score.rouge_scorer import RougeScorer
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -44,14 +46,10 @@ class ModelArguments:
 
 
 def bleu(answers: list[str], targets: list[str]) -> float:
-    import sacrebleu
-
     return sacrebleu.corpus_bleu(answers, [targets], tokenize="zh").score
 
 
 def rouge_l(answers: list[str], targets: list[str]) -> float:
-    from rouge_score.rouge_scorer import RougeScorer
-
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
     return float(np.mean([scorer.score(t, a)["rougeL"].fmeasure for t, a in zip(targets, answers, strict=True)]))
 
@@ -96,7 +94,7 @@ def main() -> None:
     started = time.perf_counter()
     trainer.train()
     trained = time.perf_counter()
-    args.train_sampling_strategy = "sequential"  # by length, predictions would come back in another order than the rows
+    args.train_sampling_strategy = "sequential"  # grouped by length, predictions would not be in the order of the rows
     prediction = trainer.predict(encoded["test"])
     trainer.save_model()
 

@@ -1,10 +1,11 @@
-"""Fine-tune a model to classify texts with transformers alone, in the way of its `run_classification` example.
+"""Fine-tune a text classifier with transformers alone, as in its `run_classification` example.
 
     python benchmarks/parity/text_classification_plain.py --model_name_or_path DIR --train_file train.jsonl \
         --validation_file validation.jsonl --test_file test.jsonl --output_dir out --learning_rate 2e-4 …
 
 Files hold `text` and `label`. Any TrainingArguments field is an option. Writes the model, `results.json` and
-`predictions.txt` (a label a line) into the output folder. What a user without llmkit would write; nothing here imports it.
+`predictions.txt` (one label per line) into the output folder. This is the script of a user without llmkit; it does not
+import llmkit.
 """
 
 import json
@@ -39,7 +40,7 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     model_name_or_path: str
-    dropout: float | None = field(default=None, metadata={"help": "in place of the model's own"})
+    dropout: float | None = field(default=None, metadata={"help": "replaces the model's own"})
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def main() -> None:
     started = time.perf_counter()
     trainer.train()
     trained = time.perf_counter()
-    args.train_sampling_strategy = "sequential"  # by length, predictions would come back in another order than the rows
+    args.train_sampling_strategy = "sequential"  # grouped by length, predictions would not be in the order of the rows
     prediction = trainer.predict(encoded["test"])
     trainer.save_model()
 

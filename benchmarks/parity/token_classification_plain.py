@@ -1,11 +1,11 @@
-"""Fine-tune a model to tag words with transformers alone, in the way of its `run_ner` example.
+"""Fine-tune a token classifier with transformers alone, as in its `run_ner` example.
 
     python benchmarks/parity/token_classification_plain.py --model_name_or_path DIR --train_file train.jsonl \
         --validation_file validation.jsonl --test_file test.jsonl --output_dir out --learning_rate 2e-4 …
 
 Files hold `tokens` and `tags` (IOB2). Any TrainingArguments field is an option. Writes the model, `results.json` and
-`predictions.jsonl` (the tags of a sentence a line) into the output folder. What a user without llmkit would write;
-nothing here imports it.
+`predictions.jsonl` (the tags of one sentence per line) into the output folder. This is the script of a user without
+llmkit; it does not import llmkit.
 """
 
 import json
@@ -41,7 +41,7 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     model_name_or_path: str
-    dropout: float | None = field(default=None, metadata={"help": "in place of the model's own"})
+    dropout: float | None = field(default=None, metadata={"help": "replaces the model's own"})
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def main() -> None:
         return encoded
 
     def decode(labels: np.ndarray, predictions: np.ndarray) -> list[list[str]]:
-        """Names of the predicted labels of each sentence, at its words."""
+        """Return the names of the predicted labels at the words of each sentence."""
         return [
             [names[p] for p, y in zip(*row, strict=True) if y != -100] for row in zip(predictions, labels, strict=True)
         ]
@@ -101,7 +101,7 @@ def main() -> None:
     started = time.perf_counter()
     trainer.train()
     trained = time.perf_counter()
-    args.train_sampling_strategy = "sequential"  # by length, predictions would come back in another order than the rows
+    args.train_sampling_strategy = "sequential"  # grouped by length, predictions would not be in the order of the rows
     prediction = trainer.predict(encoded["test"])
     trainer.save_model()
 
