@@ -119,7 +119,7 @@ def evaluate(index: Index, judgements: str) -> Json:
 def _read_judgements(file: str, numbers: dict[str, int]) -> list[tuple[str, dict[int, float]]]:
     """Each query with its relevant texts, `{number: gain}`. Raises UsageError."""
     judged = []
-    for where, row in sources.read(sources.find(file, "test")):
+    for where, row in sources.read(sources.find(file, "test", "line")):
         relevant = row.get("relevant")
         if isinstance(relevant, list):
             relevant = dict.fromkeys(map(str, relevant), 1.0)
