@@ -133,8 +133,9 @@ class Task:
     # -- before data is read
 
     def check(self, recipe: Recipe) -> list[str]:
-        """Return one line for each invalid option, before any data is read."""
-        return []
+        """Return one line for each invalid option, before any data is read. Extend it with `super().check(recipe)`."""
+        smoothing = getattr(self, "label_smoothing", 0.0)  # which the default loss reads
+        return [] if 0 <= smoothing <= 1 else [f"task.label_smoothing: {smoothing:g} is not between 0 and 1"]
 
     # -- rows
 

@@ -224,6 +224,13 @@ def test_task_with_an_old_member_is_told_what_replaced_it(name: str) -> None:
         getattr(CausalLM(), name)
 
 
+@pytest.mark.parametrize("task", [t for t in TASKS if "label_smoothing" in t.__dataclass_fields__])
+def test_label_smoothing_out_of_range_is_a_fault_of_every_task_that_has_it(task: type, models, tmp_path: Path) -> None:
+    recipe = replace(recipe_for(task, models, tmp_path / "r"), task=task(label_smoothing=2.0))
+    with pytest.raises(UsageError, match=r"task\.label_smoothing: 2"):
+        build_trainer(recipe)
+
+
 def test_all_faults_of_options_are_named_together(models: dict[str, Path], tmp_path: Path) -> None:
     recipe = recipe_for(CausalLM, models, tmp_path / "r", learning_rate=-1)
     recipe = replace(recipe, task=CausalLM(label_smoothing=2), data=replace(recipe.data, max_length=1))

@@ -16,7 +16,6 @@ from llmkit.data.packing import chunk
 from llmkit.errors import UsageError
 from llmkit.metrics import language_model
 from llmkit.metrics.baselines import ngram_losses
-from llmkit.recipe import Recipe
 from llmkit.task import Batch, Columns, Dataset, Model, Row, Rows, Task, Tokenizer, baseline_values, read_text
 
 
@@ -40,10 +39,6 @@ class CausalLM(Task):
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
     higher_is_better: ClassVar[bool] = False
     language_modeling: ClassVar[bool] = True
-
-    def check(self, recipe: Recipe) -> list[str]:
-        valid = 0 <= self.label_smoothing <= 1
-        return [] if valid else [f"task.label_smoothing: {self.label_smoothing:g} is not between 0 and 1"]
 
     def read_row(self, row: Row) -> Row:
         """Return `{"text": text}` or `{"messages": turns}`."""

@@ -76,7 +76,9 @@ class Seq2Seq(Task):
 
     def check(self, recipe: Recipe) -> list[str]:
         known, tokenizers = [*overlap.TRANSLATION, *overlap.SUMMARY, *overlap.ANSWER], overlap.tokenizers()
-        faults = [] if self.metric in known else [f"task.metric: {self.metric!r} is not one of {', '.join(known)}"]
+        faults = super().check(recipe)
+        if self.metric not in known:
+            faults.append(f"task.metric: {self.metric!r} is not one of {', '.join(known)}")
         if self.cut and self.cut not in tokenizers:
             faults.append(f"task.cut: no tokenizer {self.cut!r}; {suggest(self.cut, tokenizers)}")
         if len(self.languages) not in (0, 2):

@@ -88,7 +88,8 @@ class TextClassification(Task):
 
     def check(self, recipe: Recipe) -> list[str]:
         unused = {option: value for option in self.kind.unused if (value := getattr(self, option))}
-        faults = [f"task.{o}: {v!r} has no effect in {self.problem_type}; remove it" for o, v in unused.items()]
+        faults = super().check(recipe)
+        faults += [f"task.{o}: {v!r} has no effect in {self.problem_type}; remove it" for o, v in unused.items()]
         if self.problem_type not in ("", *KINDS):
             faults.append(f"task.problem_type: no {self.problem_type!r}; {suggest(self.problem_type, KINDS)}")
         if isinstance(self.class_weights, Mapping):
