@@ -23,7 +23,7 @@ from llmkit.log import hold_config_lines, log
 from llmkit.metrics.bootstrap import intervals
 from llmkit.models import load, tokenizers
 from llmkit.recipe import DataConfig, ModelConfig, Recipe
-from llmkit.task import Json, Model, Row, Task, Tokenizer, is_causal
+from llmkit.task import Json, Model, Row, Task, Tokenizer, class_faults, is_causal
 from llmkit.training import arguments, callbacks, card, checkpoints, checks, finish
 from llmkit.training.fields import check_training
 from llmkit.training.precompute import add_precomputed
@@ -97,6 +97,7 @@ def run(recipe: Recipe) -> Result:
 def prepare(recipe: Recipe) -> Prepared:
     """Check a recipe, read its data and encode it, before any weight is read. Raises UsageError with every fault."""
     task = recipe.task
+    raise_faults(class_faults(type(task)))
     faults = [*loading.check(recipe.data, task), *load.check(recipe.model, task), *task.check(recipe)]
     recipe = replace(recipe, training=check_training(recipe.training, faults))
     raise_faults([*faults, *arguments.check(recipe.training)])
@@ -156,17 +157,17 @@ def lay_out(prepared: Prepared, model: Model) -> tuple[Json, str]:
     """
     task, features = prepared.recipe.task, prepared.features
     if is_causal(task) and packing.reads_future_tokens(model):
-        why = f"a {model.config.model_type} model reads the tokens that it must predict (tried on this model)"
+        why = f"a {model.config.model_type} model reads the tokens that it must predict (verified on this model)"
         raise UsageError(f"model.name: {why}; use a decoder, or set --model.config.is_decoder true")
     layout = packing.find_layout(model, task, prepared.packed)
     if layout is None:
         name = type(model).__name__
-        log(f"packing is off: {name} lets packed documents see each other (tried on this model)", "config")
+        log(f"packing is off: {name} lets packed documents see each other (verified on this model)", "config")
         rows, length = prepared.loaded.rows, prepared.max_length
         return _features(prepared.recipe, rows, prepared.tokenizer, length, packed=False), "padded"
     if prepared.packed:
         means = {"positions": "restarting positions", "blocks": "restarting positions and a block mask"}[layout]
-        log(f"packed documents are separated by {means} (tried on this model)", "config")
+        log(f"packed documents are separated by {means} (verified on this model)", "config")
     return features, layout
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.constructor import SafeConstructor
 
-from llmkit.errors import UsageError, as_usage_error
+from llmkit.errors import UsageError, as_usage_error, raise_faults
 
 Fields = Mapping[str, Any]
 """Values by the name of a field."""
@@ -75,7 +75,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where the run is saved, and what happens beside training."""
+    """Where the run is saved, when it stops early, and what it evaluates besides."""
 
     output: str = "runs/run"
     """Run folder; holds a plain from_pretrained model when the run ends"""
@@ -99,6 +99,16 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     training: Fields = field(default_factory=dict)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        faults = []
+        if isinstance(self.task, (type, str)):
+            name = self.task if isinstance(self.task, str) else self.task.__name__
+            faults.append(f"task: {name!r} is not a task; give an instance, such as CausalLM()")
+        for part, cls in {"model": ModelConfig, "data": DataConfig, "training": Mapping, "run": RunConfig}.items():
+            if not isinstance(value := getattr(self, part), cls):
+                faults.append(f"{part}: {value!r} is a {type(value).__name__}; give a {cls.__name__}")
+        raise_faults(faults)
 
     def to_dict(self) -> Fields:
         """Return the recipe as plain mappings; an object that YAML cannot hold becomes a line that describes it."""

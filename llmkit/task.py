@@ -19,6 +19,8 @@ A class variable may be a property of a task whose `fit` decides it, such as the
 models are passed in and never kept. Imports stay at the top of a task's file; `llmkit.tasks` loads it when it is named.
 """
 
+import difflib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,13 +30,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from datasets import Dataset
 from transformers import PretrainedConfig
 from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from llmkit.collate import IGNORED, Batch, Feature, default_collate
-from llmkit.errors import UsageError, raise_faults
+from llmkit.errors import UsageError, raise_faults, suggest
 from llmkit.recipe import Recipe
 
 Json = dict[str, Any]
@@ -50,19 +53,22 @@ Rows = Mapping[str, Sequence[Any]]
 PREDICT_ROWS = 32
 """Rows of features per forward pass of `predict_batches`, or the number of inputs if that is larger."""
 
+REQUIRED = ("name", "columns", "auto_class", "metrics", "encode", "score")
+"""Members without a default that is of use."""
+
 OLD_MEMBERS = {
     **{old: f"is now {new}" for old, new in {
         "aside": "non_model_columns", "asks": "predict_columns", "document": "split_group", "annotate": "precompute",
         "per_example": "example_stats", "show": "format_prediction", "ready_tokenizer": "configure",
         "ready_model": "configure", "with_config": "with_checkpoint", "after_training": "finish",
         "model_kwargs": "config_fields", "packs": "language_modeling", "whole_documents": "language_modeling",
-        "check_rows": "part of fit, which is given the rows of all parts",
+        "check_rows": "fit, which is given the rows of all parts",
         "nats": "the function llmkit.task.label_losses", "forward": "the function llmkit.task.model_outputs",
         "steps": "the function llmkit.task.predict_batches", "replace": "dataclasses.replace",
     }.items()},
     **dict.fromkeys(("row_alone", "unused", "predicts_next", "annotations", "tokenizer_style", "can_generate", "writes",
-                     "say_label", "say_labels", "loading", "snippet"), "is gone; auto_class decides"),
-    "primary": "is gone; the first of metrics decides",
+                     "say_label", "say_labels", "loading", "snippet"), "was removed; auto_class decides"),
+    "primary": "was removed; the first of metrics decides",
 }  # fmt: skip
 """Members that the contract had under another name."""
 
@@ -99,7 +105,7 @@ class Task:
     name: ClassVar[str]
     """The name in `--task` and recipe.yaml."""
     columns: ClassVar[Mapping[str, tuple[str, ...]]]
-    """Each column that the task reads, with other names it is found under. All are required unless `formats` is set."""
+    """Each column that the task reads, with other names that files use for it. All are required unless `formats` is set."""
     formats: ClassVar[tuple[tuple[str, ...], ...]] = ()
     """Sets of columns, one of which a row must have; the first set that is complete decides."""
     auto_class: ClassVar[str]
@@ -277,6 +283,31 @@ class Task:
     def format_prediction(self, answer: Row, given: object) -> str:
         """Return an answer as one line of text."""
         return f"{answer}"
+
+
+def class_faults(cls: type[Task]) -> list[str]:
+    """Return one line for each rule of the contract that a task's class breaks."""
+    where = f"task {cls.__module__}:{cls.__name__}"
+    faults = [f"{where}: {m} is missing" for m in REQUIRED if getattr(cls, m, None) is getattr(Task, m, None)]
+    options = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
+    if options and "__dataclass_params__" not in vars(cls):
+        faults.append(f"{where}: decorate the class with @dataclass(frozen=True), for its option {options[0]}")
+    if isinstance(getattr(cls, "metrics", None), str):
+        faults.append(f"{where}: metrics is text; write ({cls.metrics!r},)")
+    auto_class = getattr(cls, "auto_class", "")
+    if isinstance(auto_class, str) and auto_class and not hasattr(transformers, auto_class):
+        known = [name for name in dir(transformers) if name.startswith("AutoModel")]
+        faults.append(f"{where}: auto_class: transformers has no {auto_class!r}; {suggest(auto_class, known)}")
+    return faults
+
+
+def misspelled_members(cls: type[Task]) -> list[str]:
+    """Return one line for each attribute of a class whose name is close to a member of the contract that it lacks."""
+    members = {m for m in {*vars(Task), *Task.__annotations__} if not m.startswith("_")}
+    lacking = sorted(members - {*vars(cls)})
+    extra = [m for m in vars(cls) if not m.startswith("_") and m not in members]
+    similar = {m: difflib.get_close_matches(m, lacking, n=1, cutoff=0.85) for m in extra}
+    return [f"{cls.__name__}.{m} is not part of the contract; did you mean {s[0]}?" for m, s in similar.items() if s]
 
 
 def predict_values(task: Task, row: Row) -> Json:

@@ -1,4 +1,4 @@
-"""The laws of the package, read from its source: imports go down, torch loads late, no pickle, no foreign code."""
+"""Rules of the package, checked on its source: imports go down, torch loads late, no pickle, no foreign code."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_model_that_cannot_separate_packed_documents_is_trained_without_packing(
 ) -> None:
     model = ModelConfig("lstm", from_scratch=True, config={"hidden_size": 16}, tokenizer="bpe", tokenizer_size=300)
     trainer = build_trainer(causal_recipe(model=model))
-    line = "packing is off: LSTMForCausalLM lets packed documents see each other (tried on this model)"
+    line = "packing is off: LSTMForCausalLM lets packed documents see each other (verified on this model)"
     assert line in capfd.readouterr().err
     assert trainer.layout == "padded" and "segments" not in trainer.train_dataset.column_names
 

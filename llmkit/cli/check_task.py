@@ -5,6 +5,7 @@ import tempfile
 from argparse import ArgumentParser, Namespace
 
 from llmkit.cli.options import add_table_options, parse_columns
+from llmkit.errors import UsageError
 from llmkit.log import log, quiet_libraries
 from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.tasks import find_task
@@ -20,10 +21,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     quiet_libraries()
     from llmkit.cli.trial import STAGES, Trial, describe_failure
+    from llmkit.task import misspelled_members
 
     task = find_task(args.task)()
+    for line in misspelled_members(type(task)):
+        log(line, "warning")
     table = {"columns": parse_columns(args.column), "names": (args.names,) if args.names else ()}
-    data = DataConfig(train=args.data, validation=args.data, packing=False, **table)
+    data = DataConfig(train=args.data, validation=0.25, packing=False, **table)
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Recipe(task, ModelConfig(name=args.model), data, run=RunConfig(output=folder)))
         for stage in STAGES:
@@ -32,6 +36,5 @@ def run(args: Namespace) -> int:
             except Exception as e:
                 if os.environ.get("LLMKIT_DEBUG") == "1":
                     raise
-                log(f"llmkit: {stage} failed: {describe_failure(e, task)} (LLMKIT_DEBUG=1 shows the traceback)")
-                return 1
+                raise UsageError(*(f"{stage} failed: {fault}" for fault in describe_failure(e, task))) from None
     return 0

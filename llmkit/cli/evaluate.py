@@ -1,11 +1,9 @@
 """`llmkit evaluate`: the task's metrics on new data, with 95 % bootstrap intervals."""
 
-import re
 from argparse import ArgumentParser, Namespace
 
 from llmkit.cli.io import print_metrics
 from llmkit.cli.options import add_table_options, parse_columns, positive_int
-from llmkit.errors import UsageError
 from llmkit.log import quiet_libraries
 
 
@@ -27,14 +25,5 @@ def run(args: Namespace) -> None:
 
     names = (args.names,) if args.names else ()
     options = {"max_length": args.max_length, "batch_size": args.batch_size, "on_error": args.on_error}
-    try:
-        result = pipeline.evaluate(args.model, args.data, parse_columns(args.column), names=names, **options)
-    except UsageError as e:
-        raise UsageError(*map(_own_options, e.faults)) from None
+    result = pipeline.evaluate(args.model, args.data, parse_columns(args.column), names=names, **options)
     print_metrics(result, args.json)
-
-
-def _own_options(fault: str) -> str:
-    """Rename the options of a recipe in a message to those of this verb."""
-    fault = re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault)
-    return re.sub(r"--data\.(names|on_error|max_length)\b", lambda m: f"--{m[1].replace('_', '-')}", fault)

@@ -1,6 +1,7 @@
 """The `llmkit` command: finds a verb, runs it, and turns what it raises into messages and an exit status."""
 
 import argparse
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llmkit.cli import train
-from llmkit.cli.options import build_recipe
+from llmkit.cli.options import build_recipe, renamed_options
 from llmkit.cli.recipes import recipe_names
 from llmkit.errors import RunFailed, Stopped, UsageError, suggest
 from llmkit.log import log
@@ -23,7 +24,7 @@ VERBS = {
     "predict": "Classify, tag, answer, translate, embed: the task's predictions, one per line",
     "evaluate": "Compute the task's metrics on new data, with 95 % bootstrap intervals",
     "search": "Build, query and evaluate an index of texts by their embeddings",
-    "preview": "Print examples exactly as the model sees them",
+    "preview": "Print training rows token by token, with what is trained on",
     "check-task": "Try a task of your own end to end on a few rows",
     "init": "Copy a recipe of llmkit to a file of your own",
     "doctor": "Print versions, device, precision, threads and whether the hub can be reached",
@@ -104,7 +105,8 @@ def command(argv: Sequence[str]) -> int:
         args.words = rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return module.run(args) or 0
+    with contextlib.nullcontext() if "words" in args else renamed_options():
+        return module.run(args) or 0
 
 
 class _Parser(argparse.ArgumentParser):

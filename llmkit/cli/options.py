@@ -6,10 +6,12 @@ are collected and raised together. Importing this module does not import torch. 
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import inspect
+import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llmkit.errors import UsageError, raise_faults, suggest
@@ -47,6 +49,19 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise UsageError(f"--column {wrong[0]!r}: expected TASK=YOURS, such as text=body")
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+@contextlib.contextmanager
+def renamed_options() -> Iterator[None]:
+    """Rename a recipe's options in the faults of the block to those of a verb that takes no recipe."""
+    try:
+        yield
+    except UsageError as e:
+        faults = [re.sub(r"(^|: )data\.(train|validation|test): ", r"\1", fault, count=1) for fault in e.faults]
+        faults = [re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault) for fault in faults]
+        names = r"--data\.(names|on_error|max_length)\b"
+        faults = [re.sub(names, lambda m: f"--{m[1].replace('_', '-')}", fault) for fault in faults]
+        raise UsageError(*dict.fromkeys(faults)) from None
 
 
 def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[Values, list[str], list[str]]:
@@ -120,7 +135,7 @@ def apply(recipe: Recipe | None, values: Mapping[str, Any], find: Callable[[str]
     faults: list[str] = []
     for key, value in values.items():
         if key not in PARTS:
-            faults.append(f"{key}: a recipe has no such part; {suggest(key, PARTS)}")
+            faults.append(f"{key}: not a part of a recipe; {suggest(key, PARTS)}")
         elif value is not None and not isinstance(value, Mapping) and key != "task":
             faults.append(f"{key}: {value!r} is not a mapping of {key}'s fields")
     raise_faults(faults)

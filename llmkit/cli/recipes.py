@@ -5,11 +5,12 @@ import ast
 import contextlib
 import io
 import runpy
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmkit.cli.options import build_recipe
-from llmkit.errors import UsageError, as_usage_error, suggest
+from llmkit.errors import UsageError, suggest
 from llmkit.recipe import DataConfig, ModelConfig, Recipe, RunConfig
 from llmkit.tasks import TASKS, find_task, task_options
 
@@ -50,7 +51,8 @@ def read_recipe(words: Sequence[str], verb: str) -> tuple[Recipe, list[str]]:
     All that can be checked without the task's code is checked before that is imported, which takes seconds.
     """
     if not words or words[0].startswith("-"):
-        raise UsageError(f"usage: {usage(verb)}; recipes: {', '.join(recipe_names())}")
+        first = f"{words[0]!r}: the recipe comes first" if words else "no recipe"
+        raise UsageError(f"{first}; usage: {usage(verb)}; recipes: {', '.join(recipe_names())}")
     name, *options = words
     if Path(name).suffix in (".yaml", ".yml"):
         options = ["--config", name, *options]
@@ -79,8 +81,14 @@ def _find_recipe(name: str, find: Callable[[str], type], read: Callable[[Path], 
 
 def _execute(path: Path) -> Recipe:
     """Execute a recipe file and return its `recipe`."""
-    with as_usage_error(f"{path}: cannot be executed", SyntaxError, ImportError, NameError, TypeError, AttributeError):
+    try:
         recipe = runpy.run_path(str(path), run_name="__recipe__").get("recipe")
+    except Exception as e:  # whatever the file raises
+        lines = [frame.lineno for frame in traceback.extract_tb(e.__traceback__) if frame.filename == str(path)]
+        line = e.lineno if isinstance(e, SyntaxError) else (lines or [None])[-1]
+        where = f"{path} line {line}" if line else f"{path}"
+        faults = e.faults if isinstance(e, UsageError) else [f"{type(e).__name__}: {getattr(e, 'msg', e)}"]
+        raise UsageError(*(f"{where}: {fault}" for fault in faults)) from e
     if not isinstance(recipe, Recipe):
         raise UsageError(f"{path}: defines no `recipe = Recipe(…)`")
     return recipe

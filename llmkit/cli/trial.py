@@ -7,6 +7,7 @@ from llmkit import pipeline, predictor
 from llmkit.cli.preview import format_features
 from llmkit.data import rows, sampler, sources
 from llmkit.errors import UsageError
+from llmkit.log import plural
 from llmkit.recipe import Recipe
 from llmkit.task import Task, is_causal
 
@@ -32,10 +33,11 @@ class Trial:
 
     def batch(self) -> str:
         self.trainer = trainer = pipeline.build(self.prepared)
-        if len(trainer.train_dataset) < 4:
-            raise UsageError(f"the data gives {len(trainer.train_dataset)} rows of features; 4 are needed")
-        features = sampler.RowView(trainer.train_dataset).__getitems__([(i, 0, False) for i in range(4)])
-        batches = map(trainer.data_collator, (features, features[:2], features[2:]))
+        count = min(4, len(trainer.train_dataset))
+        if count < 2:
+            raise UsageError(f"the training part (three quarters) has {plural(count, 'row')} of features; 2 are needed")
+        features = sampler.RowView(trainer.train_dataset).__getitems__([(i, 0, False) for i in range(count)])
+        batches = map(trainer.data_collator, (features, features[: count // 2], features[count // 2 :]))
         self.batches = [trainer._prepare_inputs(batch) for batch in batches]
         return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.batches[0].items())
 
@@ -43,12 +45,12 @@ class Trial:
         task, model = self.trainer.task, self.trainer.model.eval()
         weights = [int(task.weight(batch)) for batch in self.batches]
         losses = [task.loss(model, batch)[0].item() for batch in self.batches]
-        weight, loss = ("{:.6g} for 4 rows, {:.6g} + {:.6g} for 2 and 2".format(*v) for v in (weights, losses))
+        weight, loss = ("{:.6g} of one batch, {:.6g} + {:.6g} of its halves".format(*v) for v in (weights, losses))
         if weights[0] != weights[1] + weights[2] or weights[0] < 1:
             raise UsageError(f"weight is {weight}; it must count what loss sums over")
         in_batch_negatives = task.auto_class == "AutoModel"
         if abs(losses[0] - losses[1] - losses[2]) > TOLERANCE * abs(losses[0]) and not in_batch_negatives:
-            raise UsageError(f"loss is {loss}; it must be a sum, and a row's part independent of its batch")
+            raise UsageError(f"loss is {loss}; it must be a sum over rows, each independent of the others in its batch")
         return f"{loss}; weight {weight}"
 
     def evaluate(self) -> str:
@@ -80,10 +82,12 @@ class Trial:
         return task.format_prediction(answers[0], inputs[0])
 
 
-def describe_failure(error: Exception, task: Task) -> str:
-    """Return one line: the member of the task that raised `error`, if any, and the message."""
+def describe_failure(error: Exception, task: Task) -> list[str]:
+    """Return one line for each fault: the member of the task that raised `error`, if any, and the message."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [f.f_code.co_name for f in frames if isinstance(f.f_locals.get("self"), type(task))]
     members = [f"{type(task).__name__}.{name}: " for name in names if hasattr(Task, name) and not name.startswith("_")]
-    message = "; ".join(error.faults) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-    return "".join(members[-1:]) + message.splitlines()[0]
+    if isinstance(error, UsageError):
+        return [f"{''.join(members[-1:])}{fault}" for fault in error.faults]
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    return [f"{''.join(members[-1:])}{message} (LLMKIT_DEBUG=1 shows the traceback)"]

@@ -141,7 +141,7 @@ def _log_summary(
     longest = max(max_length, notes["longest"])  # a row of several sequences may be longer
     shape = f"{part}: {notes['tokens']:,} tokens in {plural(len(features), 'row')} of at most {longest}"
     if "segments" in features.column_names:
-        shape += f", packed {notes['tokens'] / max(1, len(features) * max_length):.0%} full"
+        shape += f", packed ({notes['tokens'] / max(1, len(features) * max_length):.0%} full)"
     log(shape + (" (cached)" if cached else ""), "data")
     if cut := notes["truncated"]:
         log(f"{part}: {cut:,} of {plural(num_rows, 'row')} cut to {max_length} tokens (--data.max_length)", "warning")

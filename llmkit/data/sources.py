@@ -124,8 +124,8 @@ def _find_named(spec: str, part: str, document: str, names: tuple[str, ...]) -> 
     looks_like_file = bool(_suffix(path)) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
     if looks_like_file and not spec.startswith("hub:"):
         exists = path.parent.is_dir()
-        siblings = [p.name for p in path.parent.iterdir()] if exists else []
-        empty = f"the folder {str(path.parent)!r} {'is empty' if exists else 'does not exist'}"
+        siblings = [p.name for p in path.parent.iterdir() if _suffix(p)] if exists else []
+        empty = f"the folder {str(path.parent)!r} {'holds no data file' if exists else 'does not exist'}"
         raise UsageError(f"data.{part}: no file {spec!r}; {suggest(path.name, siblings) if siblings else empty}")
     return [_hub(name.removeprefix("hub:"), split or part, part, spec)]
 

@@ -179,6 +179,10 @@ def load_model(config: ModelConfig, task: Task, tokenizer: Tokenizer, training: 
         model, new = config.name, []
     else:
         model_config = architecture(config, task)
+        known = {"num_labels", *model_config.to_dict(), *model_config.attribute_map}
+        unknown = [name for name in task.config_fields if not hasattr(model_config, name)]
+        part = f"task {task.name}: config_fields"
+        raise_faults([f"{part}: {type(model_config).__name__} has no {n!r}; {suggest(n, known)}" for n in unknown])
         for name, value in task.config_fields.items():
             setattr(model_config, name, value)
         if model_config.pad_token_id is None or config.from_scratch:

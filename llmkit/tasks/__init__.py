@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmkit.errors import UsageError, as_usage_error, suggest
+from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 
 if TYPE_CHECKING:
     from llmkit.task import Task
@@ -67,19 +67,23 @@ def find_task(name: str, untrusted: Path | None = None) -> type[Task]:
         return getattr(importlib.import_module(f"llmkit.tasks.{name.replace('-', '_')}"), TASKS[name])
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a module beside the recipe
+    if module.endswith(".py"):
+        path = ".".join(Path(module).with_suffix("").parts)
+        raise UsageError(f"task {name!r}: give its import path, {path}:{attribute}, from the folder that holds it")
     package = module.partition(".")[0]
     with as_usage_error(f"task {name!r}: not an import path", ValueError):
         spec = importlib.util.find_spec(package)
     if spec is None:
-        fix = f"run from the folder that holds {package}.py, or add that folder to PYTHONPATH"
-        raise UsageError(f"task {name!r}: no module {package!r} here ({Path.cwd()}); {fix}")
+        fix = f"run from the folder that holds {package}.py"
+        raise UsageError(f"task {name!r}: no module {package!r} in {Path.cwd()} or on PYTHONPATH; {fix}")
     if untrusted and spec.origin and Path(spec.origin).resolve().is_relative_to(untrusted.resolve()):
         raise UsageError(f"task {name!r}: its code is in the model's own folder, and is not run")
     with as_usage_error(f"task {name!r}: cannot be imported", Exception):  # whatever the module raises
         cls = getattr(importlib.import_module(module), attribute)
-    base = importlib.import_module("llmkit.task").Task
-    if not (isinstance(cls, type) and issubclass(cls, base)):
+    contract = importlib.import_module("llmkit.task")
+    if not (isinstance(cls, type) and issubclass(cls, contract.Task)):
         raise UsageError(f"task {name!r}: not a subclass of llmkit.task.Task")
+    raise_faults(contract.class_faults(cls))
     return cls
 
 

@@ -79,7 +79,7 @@ class Pairs(Task):
         if references:
             corpus, prompts = [*self.texts(rows["train"])], [plain_text(turns) for turns in pairs["prompt"]]
             chosen, rejected = (tfidf_cosines(corpus, prompts, pairs[side][:]) for side in SIDES)
-            margins["TF-IDF nearer to the prompt"] = chosen - rejected
+            margins["TF-IDF similarity to the prompt"] = chosen - rejected
         accuracies = {name: preference.scores(values)["accuracy"] for name, values in margins.items()}
         return baseline_values(floor={"coin": 0.5}, reference=accuracies)
 

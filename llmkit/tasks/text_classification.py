@@ -53,7 +53,7 @@ class TextClassification(Task):
     label_smoothing: float = 0.0
     """Label smoothing of the cross-entropy"""
     threshold: float | Mapping[str, float] | None = None
-    """Minimum probability of the second of two labels, or the one named; of several per row, of all or by label (default: 0.5)"""
+    """Minimum probability at which a label is predicted: a number (of two labels, for the second), or numbers by label (default: 0.5)"""
     calibrate: bool = False
     """Divide the logits after training by the temperature that fits the validation part best (Guo et al. 2017)"""
 

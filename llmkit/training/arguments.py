@@ -27,7 +27,8 @@ LIMITS = {
 def check(values: Row) -> list[str]:
     """Return faults of values that TrainingArguments accepts and no run can have."""
     faults = [
-        f"training.{name}: {values[name]!r} is not between {least} and {most}"
+        f"training.{name}: {values[name]!r} is not "
+        + (f"between {least} and {most}" if most < math.inf else f"{least} or more")
         for name, (least, most) in LIMITS.items()
         if isinstance(values.get(name), (int, float)) and not least <= values[name] <= most
     ]
@@ -116,6 +117,6 @@ def log_config(recipe: Recipe, args: TrainingArguments) -> None:
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         log(f"batch of {batch * args.world_size}: {batch} on each of {args.world_size} processes", "config")
     if args.eval_strategy == "no":
-        log("evaluation is off, and with it early stopping and the choice of the best checkpoint", "config")
+        log("evaluation is off: no early stopping, and the last checkpoint is kept instead of the best", "config")
     elif not args.load_best_model_at_end:
         log("the last weights are kept, not the best: checkpoints are not saved at every evaluation", "config")

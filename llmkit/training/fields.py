@@ -20,7 +20,7 @@ REPLACED = {
     "jit_mode_eval": "write `torch_compile: true`",
     "output_dir": "write --output (run.output)",
     "resume_from_checkpoint": "write --resume (run.resume) with the run's own --output",
-    "label_smoothing_factor": "write --task.label_smoothing, where the task has it",
+    "label_smoothing_factor": "use --task.label_smoothing; tasks without that option have no label smoothing",
     "batch_size": "write `per_device_train_batch_size`",
     "epochs": "write `num_train_epochs`",
     "lr": "write `learning_rate`",

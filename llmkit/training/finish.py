@@ -18,6 +18,9 @@ from llmkit.training.trainer import Trainer
 
 PACKAGES = ("llmkit", "torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "tokenizers")
 
+FEW_EXAMPLES = 10
+"""Number of evaluated rows below which a warning is logged."""
+
 
 def output_folder(trainer: Trainer) -> Path | None:
     """Return the run folder on rank 0, None on the other ranks."""
@@ -99,13 +102,15 @@ def log_result(metrics: Row, folder: Path) -> None:
     for metric in dict.fromkeys((primary, *after)):
         untrained = f", untrained {format_number(before[metric])}" if metric in before else ""
         log(f"{metrics['split']} {metric} {format_number(after[metric])}{untrained}", "result")
+    if metrics["examples"] < FEW_EXAMPLES:
+        log(f"the metrics of {plural(metrics['examples'], 'row')} are mostly chance", "warning")
     untrained = {"untrained": {"value": before[primary], "kind": "floor"}} if primary in before else {}
     for name, baseline in {**untrained, **metrics["baselines"]}.items():
         value = baseline["value"]
         beaten = after[primary] != value and (after[primary] > value) == higher_is_better
         line = f"baseline {name}: {primary} {format_number(value)}"
         if not beaten and baseline["kind"] == "floor":
-            log(f"{line} is a floor, and not beaten: nothing was learned; check data and learning rate", "warning")
+            log(f"{line} (not beaten: nothing was learned; check data and learning rate)", "warning")
         elif name not in untrained:
             log(f"{line} ({'beaten' if beaten else 'not beaten'})", "result")
     log(f"{folder}: {plural(metrics['steps'], 'step')} in {metrics['seconds']:.0f} s", "result")

@@ -80,4 +80,4 @@ def _keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 * 2**20)
-    log("freed memory stays with the process (glibc mallopt): faster steps, a higher figure in `top`", "config")
+    log("freed memory is kept for reuse (glibc mallopt): steps are faster, and `top` shows more memory", "config")

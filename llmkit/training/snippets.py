@@ -59,6 +59,8 @@ def _masked_lm(task: Task, folder: str, row: Row) -> str:
 def _sequence_classification(task: Task, folder: str, row: Row) -> str:
     if "chosen" in row:
         return _reward(folder, row)
+    if len(task.predict_columns) > 1 and not {*task.predict_columns} <= {"text", "text_pair"}:
+        return ""  # the pipeline takes no other columns
     inputs = {column: row[column][:200] for column in task.predict_columns}
     thresholds = getattr(task, "threshold", None) or {}
     values = ", ".join(f"{name} {least:g}" for name, least in thresholds.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +12,10 @@ import pytest
 from command_line import Answer, assert_one_fault, call
 from conftest import PAIRS, PHRASES, QUESTIONS, REVIEWS, TAGGED, TEXTS
 
+import llmkit
 from llmkit.cli.trial import STAGES
+from llmkit.errors import UsageError
+from llmkit.recipe import Recipe, RunConfig
 from llmkit.tasks import TASKS
 
 __all__ = ["call"]  # a fixture
@@ -67,7 +71,6 @@ class TextRating(Task):
             return [{"score": self.mean + x} for x in model(**batch.to(model.device)).logits[:, 0].tolist()]
 """
 FAULTS = {
-    "auto_class": ('auto_class = "AutoModelForSequenceClassification"', "", "preview", "has no attribute 'auto_class'"),
     "encode": ('rows["text"]', 'rows["words"]', "preview", "TextRating.encode: KeyError: 'words'"),
     "collate": (
         "def weight",
@@ -76,7 +79,13 @@ FAULTS = {
         "collate returned",
     ),
     "loss": (".sum(), outputs", ".mean(), outputs", "loss", "it must be a sum"),
-    "weight": ('torch.tensor(len(batch["labels"]))', "torch.tensor(1)", "loss", "weight is 1 for 4 rows, 1 + 1 for 2"),
+    "weight": (
+        'torch.tensor(len(batch["labels"]))',
+        "torch.tensor(1)",
+        "loss",
+        "weight is 1 of one batch, 1 + 1 of its halves",
+    ),
+    "config_fields": ('"num_labels"', '"num_label"', "batch", "has no 'num_label'; did you mean 'num_labels'?"),
     "metrics": ('("mae", "mse")', '("mae", "rmse")', "evaluate", "score returns mae, mse; metrics names mae, rmse"),
     "fields": ("mean: float = 0.0", "mean: float = 0.0\n    pairs: tuple = ((1, 2),)", "reload", "the saved task is"),
     "predict": (".tolist()]", ".tolist()][1:]", "predict", "predict returns 3 answers for 4 inputs"),
@@ -123,8 +132,8 @@ def test_a_task_passes_all_stages(call: Callable, write_task: Callable, tiny_ber
     assert (answer.status, stages(answer)) == (0, STAGES), answer.err
     lines = dict(line.split(maxsplit=1) for line in answer.lines)
     assert lines["batch"].startswith("input_ids (4, ") and "labels (4,)" in lines["batch"]
-    assert "weight 4 for 4 rows, 2 + 2 for 2 and 2" in lines["loss"]
-    assert "model.safetensors" in lines["train"] and lines["reload"].startswith("TextRating(mean=3.33")
+    assert "weight 4 of one batch, 2 + 2 of its halves" in lines["loss"]
+    assert "model.safetensors" in lines["train"] and lines["reload"].startswith("TextRating(mean=")
 
 
 @pytest.mark.parametrize("member", FAULTS)
@@ -136,8 +145,50 @@ def test_the_member_at_fault_is_named_in_one_line(
     write_task(RATING.replace(old, new))
     answer = call("check-task", "ratings:TextRating", "--data", "stars.csv", "--model", tiny_bert)
     (line,) = (line for line in answer.err.splitlines() if line.startswith("llmkit: "))
-    assert (answer.status, stages(answer)) == (1, STAGES[: STAGES.index(stage)]), answer
+    assert (answer.status, stages(answer)) == (2, STAGES[: STAGES.index(stage)]), answer
     assert line.startswith(f"llmkit: {stage} failed: ") and message in line
+
+
+CLASS_FAULTS = [
+    ('auto_class = "AutoModelForSequenceClassification"', "", "auto_class is missing"),
+    ("AutoModelForSequence", "AutoModelForSecuence", "did you mean 'AutoModelForSequenceClassification'"),
+    ("def score(", "def scores(", "score is missing"),
+    ("@dataclass(frozen=True)", "", "decorate the class with @dataclass(frozen=True)"),
+    ('metrics = ("mae", "mse")', 'metrics = "mae"', "metrics is text; write ('mae',)"),
+]
+
+
+def test_all_faults_of_a_class_are_named_before_data_is_read(call: Callable, write_task: Callable) -> None:
+    for old, new, message in CLASS_FAULTS:
+        assert old in RATING
+        write_task(RATING.replace(old, new))
+        sys.modules.pop("ratings", None)
+        answer = call("check-task", "ratings:TextRating", "--data", "stars.csv")
+        assert_one_fault(answer, "task ratings:TextRating: ", message)
+    write_task(RATING.replace("@dataclass(frozen=True)", "").replace("def score(", "def mean_error("))
+    sys.modules.pop("ratings", None)
+    answer = call("train", "ratings:TextRating", "--data", "stars.csv", "--model", "tiny-bert")
+    assert (answer.status, answer.err.count("llmkit: task ratings:TextRating: ")) == (2, 2)
+
+
+def test_class_faults_of_a_task_instance_are_named_too(write_task: Callable, tmp_path: Path) -> None:
+    write_task(RATING.replace("def score(", "def mean_error("))
+    recipe = Recipe(importlib.import_module("ratings").TextRating(), run=RunConfig(output=str(tmp_path / "run")))
+    with pytest.raises(UsageError, match="task ratings:TextRating: score is missing"):
+        llmkit.run(recipe)
+
+
+def test_misspelt_optional_member_is_warned_of(call: Callable, write_task: Callable, tiny_bert: Path) -> None:
+    write_task(RATING.replace("def weight", "def read_queston(self): ...\n\n    def weight"))
+    answer = call("check-task", "ratings:TextRating", "--data", "stars.csv", "--model", tiny_bert)
+    assert answer.status == 0
+    assert "TextRating.read_queston is not part of the contract; did you mean read_question?" in answer.err
+
+
+def test_training_and_validation_rows_of_check_task_differ(call: Callable, write_task: Callable, tiny_bert) -> None:
+    write_task(RATING)
+    answer = call("check-task", "ratings:TextRating", "--data", "stars.csv", "--model", tiny_bert)
+    assert "validation: 2 rows" in answer.err and "also in train" not in answer.err
 
 
 @pytest.mark.parametrize("task", ROWS)

@@ -233,7 +233,7 @@ def test_faults_of_model_and_data_come_together(call: Call) -> None:
         ("--training.warmup_steps 5000", ("5000", "training.warmup_steps")),
         ("--training.logging_dir logs", ("training.logging_dir", "TENSORBOARD_LOGGING_DIR")),
         ("--training.save_safetensors true", ("training.save_safetensors", "only format")),
-        ("--training.eval_strategy no", ("evaluation is off", "early stopping", "best checkpoint")),
+        ("--training.eval_strategy no", ("evaluation is off", "early stopping", "last checkpoint")),
         ("--data.test rows.jsonl", ("35 rows of test also in train",)),
     ],
 )

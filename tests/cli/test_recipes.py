@@ -79,3 +79,25 @@ def test_a_task_s_name_is_its_plain_recipe() -> None:
     assert (recipe.task.name, recipe.model.name, recipe.run.output) == (
         "text-classification", "tiny-bert", "runs/text-classification"
     )  # fmt: skip
+
+
+FAULTY = {
+    "a class": ("recipe = Recipe(task=CausalLM)", "line 3: task: 'CausalLM' is not a task; give an instance"),
+    "a name": (
+        "recipe = Recipe(CausalLM(), model='tiny-gpt2')",
+        "line 3: model: 'tiny-gpt2' is a str; give a ModelConfig",
+    ),
+    "a mapping": ("recipe = Recipe(CausalLM(), data={})", "line 3: data: {} is a dict; give a DataConfig"),
+    "an error": ("recipe = 1 / 0", "line 3: ZeroDivisionError: division by zero"),
+    "syntax": ("recipe = (", "line 3: SyntaxError: '(' was never closed"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_error_in_a_recipe_file_is_a_fault_with_file_and_line(folder: Path, name: str) -> None:
+    line, message = FAULTY[name]
+    imports = "from llmkit import Recipe\nfrom llmkit.tasks import CausalLM\n"
+    (folder / "faulty.py").write_text(imports + line + "\n")
+    with pytest.raises(UsageError) as e:
+        read_recipe(["faulty.py"], "train")
+    assert [fault.startswith("faulty.py " + message) for fault in e.value.faults] == [True], e.value

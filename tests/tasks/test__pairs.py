@@ -67,7 +67,7 @@ def test_baselines_are_a_coin_the_longer_answer_and_similarity() -> None:
     features = Dataset.from_dict({"row": [0, 1, 2]})
     baselines = Preference().baselines(features, features, parts, references=True)
     assert {name: b["value"] for name, b in baselines.items()} == pytest.approx(
-        {"coin": 0.5, "longer answer": 0.5, "TF-IDF nearer to the prompt": 2 / 3}
+        {"coin": 0.5, "longer answer": 0.5, "TF-IDF similarity to the prompt": 2 / 3}
     )
     assert {name for name, b in baselines.items() if b["kind"] == "floor"} == {"coin"}
     assert set(Preference().baselines(features, features, parts, references=False)) == {"coin", "longer answer"}

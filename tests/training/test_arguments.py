@@ -28,11 +28,11 @@ def recipe(task: Any = None, **training: Any) -> Recipe:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("learning_rate", -1, "training.learning_rate: -1 is not between 0 and inf"),
-        ("num_train_epochs", -0.5, "training.num_train_epochs: -0.5 is not between 0 and inf"),
+        ("learning_rate", -1, "training.learning_rate: -1 is not 0 or more"),
+        ("num_train_epochs", -0.5, "training.num_train_epochs: -0.5 is not 0 or more"),
         ("max_grad_norm", -1.0, "training.max_grad_norm: -1.0 is not"),
         ("learning_rate", float("nan"), "training.learning_rate: nan is not"),
-        ("per_device_train_batch_size", 0, "training.per_device_train_batch_size: 0 is not between 1 and inf"),
+        ("per_device_train_batch_size", 0, "training.per_device_train_batch_size: 0 is not 1 or more"),
         ("gradient_accumulation_steps", 0, "training.gradient_accumulation_steps: 0 is not"),
         ("seed", 2**32, "training.seed: 4294967296 is not between 0 and 4294967295"),
         ("data_seed", -1, "training.data_seed: -1 is not"),
@@ -125,7 +125,7 @@ def test_without_evaluation_there_is_no_best_checkpoint() -> None:
     [
         (
             {"eval_strategy": "no"},
-            "evaluation is off, and with it early stopping and the choice of the best checkpoint",
+            "evaluation is off: no early stopping, and the last checkpoint is kept instead of the best",
         ),
         ({"save_strategy": "no"}, "the last weights are kept, not the best"),
         ({"bf16": False}, "bf16 off: as set"),

@@ -118,7 +118,7 @@ def logged(capsys: pytest.CaptureFixture, **changes: Any) -> list[str]:
     """The lines of `log_result` for an accuracy of 0.75."""
     metrics = {
         "primary": "accuracy", "higher_is_better": True, "before": {"accuracy": 0.5, "loss": 0.7},
-        "after": {"accuracy": 0.75, "loss": 0.25}, "baselines": {}, "split": "test", "steps": 1, "seconds": 2.4,
+        "after": {"accuracy": 0.75, "loss": 0.25}, "baselines": {}, "split": "test", "examples": 10, "steps": 1, "seconds": 2.4,
     }  # fmt: skip
     finish.log_result(metrics | changes, Path("runs/a"))
     return capsys.readouterr().err.splitlines()
@@ -132,7 +132,7 @@ def reference(value: float) -> dict[str, Any]:
     return {"tf-idf": {"value": value, "kind": "reference"}}
 
 
-NOTHING = "is a floor, and not beaten: nothing was learned; check data and learning rate"
+NOTHING = "(not beaten: nothing was learned; check data and learning rate)"
 
 
 def test_result_names_each_metric_with_that_of_the_untrained_model(capsys: pytest.CaptureFixture) -> None:
@@ -141,6 +141,11 @@ def test_result_names_each_metric_with_that_of_the_untrained_model(capsys: pytes
         "result   test loss 0.2500, untrained 0.7000",
         "result   runs/a: 1 step in 2 s",
     ]
+
+
+@pytest.mark.parametrize(("examples", "warned"), [(9, True), (10, False)])
+def test_metrics_of_few_rows_are_called_chance(examples: int, warned: bool, capsys: pytest.CaptureFixture) -> None:
+    assert ("warning  the metrics of 9 rows are mostly chance" in logged(capsys, examples=examples)) == warned
 
 
 def test_result_without_metrics_of_the_untrained_model(capsys: pytest.CaptureFixture) -> None:

@@ -63,7 +63,7 @@ def test_cpu_flags_are_those_of_the_kernel() -> None:
 def test_processes_share_the_cores_unless_the_user_sets_threads(variables: dict[str, str], threads: int) -> None:
     words, stderr = set_up([sys.executable, "-c", SET_UP], **variables)
     assert words == [str(threads), "cpu"]
-    assert stderr.count("freed memory stays with the process") == (sys.platform == "linux")
+    assert stderr.count("freed memory is kept for reuse") == (sys.platform == "linux")
 
 
 @on_cpu
