@@ -27,6 +27,7 @@ SHORT = {
 """Short forms of options."""
 SWITCHES = ("plan", "help")
 """Options that are not part of the recipe."""
+ENCODING_HELP = "Character encoding of the file, such as cp1252, gb18030 or utf-16 (default: utf-8)"
 NAMES_HELP = "Column names, in order, of a .csv, .tsv or tab-separated .txt file without a header line"
 
 
@@ -38,10 +39,11 @@ def positive_int(word: str) -> int:
 
 
 def add_table_options(parser: argparse.ArgumentParser, metavar: str = "TASK=YOURS") -> None:
-    """Add `--column` and `--names`, which say how the columns of a file are called."""
+    """Add `--column`, `--names` and `--encoding`, which say how a file is read."""
     help_text = "Your column for a column of the task, such as text=body; may be repeated"
     parser.add_argument("--column", action="append", default=[], metavar=metavar, help=help_text)
     parser.add_argument("--names", metavar="A,B", help=NAMES_HELP)
+    parser.add_argument("--encoding", default="utf-8", help=ENCODING_HELP)
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
@@ -59,7 +61,7 @@ def renamed_options() -> Iterator[None]:
     except UsageError as e:
         faults = [re.sub(r"(^|: )data\.(train|validation|test): ", r"\1", fault, count=1) for fault in e.faults]
         faults = [re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault) for fault in faults]
-        names = r"--data\.(names|on_error|max_length)\b"
+        names = r"--data\.(names|encoding|on_error|max_length)\b"
         faults = [re.sub(names, lambda m: f"--{m[1].replace('_', '-')}", fault) for fault in faults]
         raise UsageError(*dict.fromkeys(faults)) from None
 
