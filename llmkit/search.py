@@ -48,14 +48,9 @@ class Index:
 
 
 def build(
-    model: str,
-    file: str,
-    out: str,
-    column: str | None = None,
-    names: str | None = None,
-    batch_size: int = 32,
+    model: str, file: str, out: str, column: str | None = None, names: str | None = None, batch_size: int = 32,
     encoding: str = "utf-8",
-) -> None:
+) -> None:  # fmt: skip
     """Embed every text of `file` (or any data source) into the new folder `out`. Raises UsageError."""
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

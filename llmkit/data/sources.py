@@ -14,7 +14,8 @@ from typing import Any
 import datasets
 
 from llmkit.data import bundled, encodings, readers
-from llmkit.data.readers import DEFAULTS, READERS, File, RawRow, rows_of, suffix_of
+from llmkit.data.files import DEFAULTS, File, state_of, suffix_of
+from llmkit.data.readers import READERS, RawRow, rows_of
 from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 from llmkit.hub import require_reachable
 from llmkit.recipe import DataConfig, is_row
@@ -124,10 +125,10 @@ def _find_named(spec: str, part: str, config: DataConfig) -> list[Source]:
         return [_parallel(spec, [File(p, part, config) for p in parallel])]
     if name in bundled.TEXTS:
         return [_bundled(name, split or part, part)]
-    looks_like_file = bool(suffix_of(Path(name))) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
+    looks_like_file = is_readable(Path(name)) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
     if looks_like_file and not spec.startswith("hub:"):
         exists = path.parent.is_dir()
-        siblings = [p.name for p in path.parent.iterdir() if suffix_of(p)] if exists else []
+        siblings = [p.name for p in path.parent.iterdir() if is_readable(p)] if exists else []
         empty = f"the folder {str(path.parent)!r} {'holds no data file' if exists else 'does not exist'}"
         raise UsageError(f"data.{part}: no file {spec!r}; {suggest(path.name, siblings) if siblings else empty}")
     return [_hub(name.removeprefix("hub:"), split or part, part, spec)]
@@ -139,8 +140,13 @@ def split_name(spec: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (spec, "")
 
 
+def is_readable(path: Path) -> bool:
+    """Whether there is a reader for a file's extension."""
+    return suffix_of(path) in READERS
+
+
 def _file(file: File) -> Source:
-    if not file.suffix:
+    if file.suffix not in READERS:
         raise UsageError(readers.unreadable(file.path))
     if file.list_name and file.suffix != ".json":
         raise UsageError(f"data.{file.part}: {file.path} has no lists to choose from; leave out [{file.list_name}]")
@@ -159,7 +165,7 @@ def _parallel(spec: str, files: Sequence[File]) -> Source:
 
 
 def _file_sha256(path: Path) -> str:
-    return _cached_sha256(*readers.state_of(path))
+    return _cached_sha256(*state_of(path))
 
 
 def _rows_sha256(rows: list[Mapping[str, Any]]) -> str:
@@ -180,7 +186,7 @@ def _folder(path: Path, part: str, config: DataConfig) -> list[Source]:
                 raise UsageError(f"data.{part}: {path} has no split {part!r}; it has {', '.join(loaded)}")
             loaded = loaded[part]
         return [Source(str(path), lambda: rows_of(loaded))]
-    files = sorted(f for f in path.rglob("*") if f.is_file() and suffix_of(f) and f.name != "SOURCE.txt")
+    files = sorted(f for f in path.rglob("*") if f.is_file() and is_readable(f) and f.name != "SOURCE.txt")
     chosen = readers.of_part([str(file.relative_to(path)) for file in files], part)
     if not chosen:
         missing = "readable file" if part == "train" else f"{part} file"
