@@ -21,7 +21,7 @@ def read(file: File) -> Iterator[tuple[str, Any]]:
     csv.field_size_limit(2**31 - 1)
     quoting, doubtful = csv.QUOTE_NONE, 0
     if file.suffix != ".txt":
-        quoting, doubtful = _quoting(*state_of(path), file.config.encoding, delimiter)
+        quoting, doubtful = _quoting(path, state_of(path), file.config.encoding, delimiter)
     if doubtful:
         raise UsageError(f"{path} line {doubtful}: ends a quoted field that holds whole rows; {_conversion(file)}")
     reader = csv.reader(file.lines(), delimiter=delimiter, quoting=quoting, strict=True)
@@ -45,13 +45,13 @@ def read(file: File) -> Iterator[tuple[str, Any]]:
 
 
 @functools.cache
-def _quoting(path: Path, size: int, modified: int, encoding: str, delimiter: str) -> tuple[int, int]:
+def _quoting(path: Path, state: object, encoding: str, delimiter: str) -> tuple[int, int]:
     """Return how csv reads the quotes of a table, and a line from which on both ways may be meant, or 0.
 
     In a .tsv file a quote is a character (GLUE, WMT) if any in it does not enclose a field as in CSV. Both may be meant
     if a quoted field holds lines that are rows by themselves, and no line of the file has too many fields for a row.
     """
-    cell = rf'(?:[^"{delimiter}\r\n]*+|"(?:[^"]|"")*+")'
+    cell = rf'(?:"(?:[^"]|"")*+"|[^"{delimiter}\r\n]*+)'
     quoted_row = re.compile(rf"{cell}(?:{delimiter}{cell})*+[\r\n]*")
     taken: list[str] = []
     width = most = doubtful = 0
