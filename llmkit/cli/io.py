@@ -35,7 +35,7 @@ def read_rows(words: Sequence[str], names: Sequence[str] = (), encoding: str = "
     """
     from llmkit.data import sources
 
-    if len(words) == 1 and (is_file(words[0]) or sources.is_readable(Path(words[0]))):
+    if len(words) == 1 and (is_file(words[0]) or sources.is_readable(Path(sources.split_name(words[0])[0]))):
         config = DataConfig(document="line", names=tuple(names), encoding=encoding)
         return sources.read(sources.find(words[0], "test", config))
     if list(words) == ["-"]:

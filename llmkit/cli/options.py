@@ -131,7 +131,7 @@ def _insert(values: Values, path: Sequence[str], value: str, option: str, faults
 def apply(recipe: Recipe | None, values: Mapping[str, Any], find: Callable[[str], type] = find_task) -> Recipe:
     """Return `recipe` with `values`, a mapping of the five parts, applied. Raises UsageError with every fault.
 
-    New training data clears the recipe's own validation, test and columns; a new model clears its config fields.
+    New training data clears the recipe's own validation, test, columns and encoding; a new model clears its config fields.
     `find` returns the class of a task.
     """
     faults: list[str] = []
@@ -155,7 +155,7 @@ def apply(recipe: Recipe | None, values: Mapping[str, Any], find: Callable[[str]
     base = recipe or Recipe(task)  # type: ignore[arg-type]  # None only if there are faults
     data, model = base.data, base.model
     if "train" in values["data"]:
-        data = dataclasses.replace(data, validation=None, test=None, columns={}, names=())
+        data = dataclasses.replace(data, validation=None, test=None, columns={}, names=(), encoding="utf-8")
     if values["model"].get("name") is not None and str(values["model"]["name"]) != str(model.name):
         model = dataclasses.replace(model, config={})
     recipe = Recipe(

@@ -22,7 +22,7 @@ def check(name: str) -> None:
     """Raise UsageError unless `name` is an encoding of text that Python knows."""
     try:
         "".encode(name)
-    except (LookupError, UnicodeError):
+    except (LookupError, UnicodeError, TypeError):
         known = [*USUAL, "utf-8", "utf-16", "latin-1"]
         raise UsageError(f"data.encoding: no encoding {name!r}; {suggest(name, known)}") from None
 

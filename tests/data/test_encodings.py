@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmkit.data import encodings
@@ -55,8 +57,8 @@ def test_no_encoding_is_proposed_for_what_is_not_text(content: bytes, encoding: 
     assert encodings.fault(content, encoding).endswith("and no usual encoding fits; is it a text file?")
 
 
-@pytest.mark.parametrize("name", ["cp12522", "rot13", "base64", ""])
-def test_an_unknown_encoding_is_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["cp12522", "rot13", "base64", "", None])
+def test_an_unknown_encoding_is_refused(name: Any) -> None:
     with pytest.raises(UsageError, match=r"data\.encoding: no encoding"):
         encodings.check(name)
 
