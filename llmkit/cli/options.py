@@ -61,7 +61,7 @@ def renamed_options() -> Iterator[None]:
     except UsageError as e:
         faults = [re.sub(r"(^|: )data\.(train|validation|test): ", r"\1", fault, count=1) for fault in e.faults]
         faults = [re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault) for fault in faults]
-        names = r"--data\.(names|encoding|on_error|max_length)\b"
+        names = r"(?:--data\.(?=on_error|max_length)|(?:--)?data\.(?=names|encoding))(\w+)"
         faults = [re.sub(names, lambda m: f"--{m[1].replace('_', '-')}", fault) for fault in faults]
         raise UsageError(*dict.fromkeys(faults)) from None
 
