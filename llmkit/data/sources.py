@@ -45,11 +45,7 @@ def find(spec: Spec, part: str, config: DataConfig = DEFAULTS) -> list[Source]:
     `config` says how files are read: `document`, `names` and `encoding`. Raises UsageError if there is no such source.
     """
     encodings.check(config.encoding)
-    names = tuple(name.strip() for joined in config.names for name in joined.split(","))
-    return _find(spec, part, replace(config, names=names))
-
-
-def _find(spec: Spec, part: str, config: DataConfig) -> list[Source]:
+    config = replace(config, names=tuple(name.strip() for joined in config.names for name in joined.split(",")))
     if hasattr(spec, "column_names") or (isinstance(spec, (list, tuple)) and spec and is_row(spec[0])):
         kind = type(spec).__name__
         if not hasattr(spec, "__len__"):
@@ -79,15 +75,13 @@ def has_part(spec: Spec, part: str, config: DataConfig = DEFAULTS) -> bool:
     """Whether training data that is a folder, a .json file or a bundled name has a `part` of its own (a test.csv)."""
     if not isinstance(spec, (str, Path)):
         return False
-    folder = Path(spec).expanduser()
-    if folder.is_file():
-        with contextlib.suppress(UsageError):
-            return suffix_of(folder) == ".json" and readers.has_list(File(folder, part, config))
-        return False
-    if not folder.is_dir() or (folder / "state.json").exists():  # one saved Dataset has no parts
-        return part in bundled.TEXTS.get(str(spec), ())
+    path = Path(spec).expanduser()
     with contextlib.suppress(UsageError):
-        return bool(find(folder, part, config))
+        if path.is_file():
+            return suffix_of(path) == ".json" and readers.has_list(File(path, part, config))
+        if path.is_dir() and not (path / "state.json").exists():  # one saved Dataset has no parts
+            return bool(find(path, part, config))
+        return part in bundled.TEXTS.get(str(spec), ())
     return False
 
 
@@ -97,13 +91,13 @@ def has_part(spec: Spec, part: str, config: DataConfig = DEFAULTS) -> bool:
 def _find_weighted(entry: Spec, part: str, config: DataConfig) -> list[Source]:
     """The sources of an entry of a list: a spec, or `{source: …, weight: 2}`."""
     if not isinstance(entry, Mapping):
-        return _find(entry, part, config)
+        return find(entry, part, config)
     if not {"source"} <= entry.keys() <= {"source", "weight"}:
         raise UsageError(f"data.{part}: {dict(entry)!r}; an entry of a list is a source, or {{source: …, weight: 2}}")
     weight = entry.get("weight", 1)
     if not isinstance(weight, (int, float)) or weight <= 0:
         raise UsageError(f"data.{part}: weight {weight!r} of {entry['source']!r} is not a number above 0")
-    return [replace(s, weight=s.weight * weight) for s in _find(entry["source"], part, config)]
+    return [replace(s, weight=s.weight * weight) for s in find(entry["source"], part, config)]
 
 
 def _find_named(spec: str, part: str, config: DataConfig) -> list[Source]:

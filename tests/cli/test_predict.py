@@ -128,7 +128,9 @@ def test_a_file_in_another_encoding_is_read_as_the_message_says(
     assert_one_fault(call("predict", classifier, "p.csv"), "p.csv: byte 11 is not UTF-8", "; --encoding cp1252 reads")
     answer = call("predict", classifier, "p.csv", "--encoding", "cp1252")
     assert answer.lines == expected_lines(classifier, ["un café déçu"])
-    assert_one_fault(call("predict", classifier, "p.csv", "--encoding", "cp12"), "--encoding: no encoding 'cp12'; did you mean")
+    assert_one_fault(
+        call("predict", classifier, "p.csv", "--encoding", "cp12"), "--encoding: no encoding 'cp12'; did you mean"
+    )
 
 
 def test_a_list_of_a_json_file_is_chosen_by_its_name(call: Callable, classifier: Path, tmp_path: Path) -> None:
