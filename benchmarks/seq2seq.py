@@ -32,6 +32,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, Mar
 from llmkit.data import sources
 from llmkit.metrics import overlap
 from llmkit.models.tokenizers import train_tokenizer
+from llmkit.recipe import DataConfig
 
 PLAIN = Path(__file__).parent / "parity" / "seq2seq_plain.py"
 SHAPE = {
@@ -66,7 +67,7 @@ FIRST = {"max_steps": 20, "train_sampling_strategy": "sequential"}
 def tatoeba(path: Path, count: int) -> dict[str, list[dict[str, str]]]:
     """Return pairs with distinct English sentences, so that none is in two parts."""
     pairs: dict[str, str] = {}
-    for _, row in sources.find(str(path), "train", names=("en", "zh", "attribution"))[0].rows():
+    for _, row in sources.find(str(path), "train", DataConfig(names=("en", "zh", "attribution")))[0].rows():
         pairs.setdefault(row["en"], row["zh"])
     rows = [{"source": en, "target": zh} for en, zh in pairs.items()]
     random.Random(0).shuffle(rows)

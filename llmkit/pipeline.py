@@ -181,6 +181,7 @@ def evaluate(
     max_length: int | None = None,
     batch_size: int = 16,
     on_error: str = "raise",
+    encoding: str = "utf-8",
 ) -> Json:
     """Evaluate a saved model on new data, with the preparation and Trainer of its training.
 
@@ -189,7 +190,8 @@ def evaluate(
     """
     path = hub.find_model(name)
     task = predictor.task_of(path)
-    rows = loading.load_part(data, task, DataConfig(columns=columns or {}, names=names, on_error=on_error))
+    config = DataConfig(columns=columns or {}, names=names, on_error=on_error, encoding=encoding)
+    rows = loading.load_part(data, task, config)
     task = task.fit({"data": rows})  # faults of the data are reported before the model is loaded
     model = predictor.load(name)
     limit = load.max_positions(model.model.config, model.tokenizer)

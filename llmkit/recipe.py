@@ -35,6 +35,8 @@ class DataConfig:
     """Your column for each column of the task, such as text: body"""
     names: tuple[str, ...] = ()
     """Column names, in order, of .csv, .tsv and tab-separated .txt files without a header line, such as text,label"""
+    encoding: str = "utf-8"
+    """Character encoding of text files, such as cp1252, gb18030 or utf-16"""
     document: str = "file"
     """What one document of a .txt or .md file is: file, line or paragraph"""
     max_length: int | None = None

@@ -21,6 +21,7 @@ from llmkit.errors import UsageError, as_usage_error
 from llmkit.log import log, plural
 from llmkit.metrics import retrieval
 from llmkit.metrics.bootstrap import intervals
+from llmkit.recipe import DataConfig
 from llmkit.task import Json
 from llmkit.training.precompute import weights_digest
 
@@ -47,15 +48,17 @@ class Index:
 
 
 def build(
-    model: str, file: str, out: str, column: str | None = None, names: str | None = None, batch_size: int = 32
-) -> None:
+    model: str, file: str, out: str, column: str | None = None, names: str | None = None, batch_size: int = 32,
+    encoding: str = "utf-8",
+) -> None:  # fmt: skip
     """Embed every text of `file` (or any data source) into the new folder `out`. Raises UsageError."""
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {out}: already exists and is left unchanged; choose another folder")
     path = hub.find_model(model)
     predictor.require_embeddings(predictor.task_of(path))
-    texts, origins = _read_texts(file, column, names)
+    config = DataConfig(document="line", names=(names,) if names else (), encoding=encoding)
+    texts, origins = _read_texts(file, column, config)
     encoder, started = predictor.load(model), time.time()
     vectors = encoder.embed([*texts.values()], batch_size)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +72,11 @@ def build(
     log(f"{folder}: {plural(len(texts), 'text')}, {vectors.shape[1]} dimensions, in {seconds}", "result")
 
 
-def _read_texts(file: str, column: str | None, names: str | None) -> tuple[dict[str, str], list[Json]]:
+def _read_texts(file: str, column: str | None, config: DataConfig) -> tuple[dict[str, str], list[Json]]:
     """`({id: text}, sources)`; the id is a row's `id` column, or its number from 1. Raises UsageError."""
     texts: dict[str, str] = {}
     columns = (column,) if column else TEXT_COLUMNS
-    found = sources.find(file, "train", "line", (names,) if names else ())
+    found = sources.find(file, "train", config)
     for where, row in sources.read(found):
         text, key = next((row[c] for c in columns if c in row), None), str(row.get("id", len(texts) + 1))
         if not isinstance(text, str) or not text.strip():
@@ -99,12 +102,12 @@ def load(folder: str) -> Index:
     return Index(model, [row["id"] for row in rows], [row["text"] for row in rows], vectors)
 
 
-def evaluate(index: Index, judgements: str) -> Json:
+def evaluate(index: Index, judgements: str, encoding: str = "utf-8") -> Json:
     """Return `{"metrics", "intervals", "baselines": {"BM25": ...}, "examples"}` over rows {"query", "relevant"}.
 
     `relevant` is a list of ids, or a mapping of ids to gains. Raises UsageError for an id that the index does not have.
     """
-    judged = _read_judgements(judgements, {key: number for number, key in enumerate(index.ids)})
+    judged = _read_judgements(judgements, {key: number for number, key in enumerate(index.ids)}, encoding)
     questions, relevant = (list(column) for column in zip(*judged, strict=True))
     stats = retrieval.rank(retrieval.products(index.model.embed(questions), index.vectors), relevant)
     bm25 = retrieval.rank(retrieval.BM25(index.texts).scores(questions), relevant)
@@ -116,10 +119,10 @@ def evaluate(index: Index, judgements: str) -> Json:
     }
 
 
-def _read_judgements(file: str, numbers: dict[str, int]) -> list[tuple[str, dict[int, float]]]:
+def _read_judgements(file: str, numbers: dict[str, int], encoding: str) -> list[tuple[str, dict[int, float]]]:
     """Each query with its relevant texts, `{number: gain}`. Raises UsageError."""
     judged = []
-    for where, row in sources.read(sources.find(file, "test", "line")):
+    for where, row in sources.read(sources.find(file, "test", DataConfig(document="line", encoding=encoding))):
         relevant = row.get("relevant")
         if isinstance(relevant, list):
             relevant = dict.fromkeys(map(str, relevant), 1.0)

@@ -27,7 +27,7 @@ def run(args: Namespace) -> int:
     for line in misspelled_members(type(task)):
         log(line, "warning")
     table = {"columns": parse_columns(args.column), "names": (args.names,) if args.names else ()}
-    data = DataConfig(train=args.data, validation=0.25, packing=False, **table)
+    data = DataConfig(train=args.data, validation=0.25, packing=False, encoding=args.encoding, **table)
     with tempfile.TemporaryDirectory() as folder:
         trial = Trial(Recipe(task, ModelConfig(name=args.model), data, run=RunConfig(output=folder)))
         for stage in STAGES:

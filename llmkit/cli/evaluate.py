@@ -25,5 +25,6 @@ def run(args: Namespace) -> None:
 
     names = (args.names,) if args.names else ()
     options = {"max_length": args.max_length, "batch_size": args.batch_size, "on_error": args.on_error}
+    options["encoding"] = args.encoding
     result = pipeline.evaluate(args.model, args.data, parse_columns(args.column), names=names, **options)
     print_metrics(result, args.json)

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmkit.cli.io import as_json, open_output, read_texts
-from llmkit.cli.options import positive_int
+from llmkit.cli.io import as_json, is_file, open_output, read_texts
+from llmkit.cli.options import ENCODING_HELP, positive_int
 from llmkit.errors import UsageError, as_usage_error
 from llmkit.log import log, plural, quiet_libraries
 
@@ -36,12 +36,15 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "seed": (int, "Random seed of sampling"),
 }
 """Fields of GenerationConfig that are options here, and the seed. In Python, `generate` takes all of its fields."""
+PROMPTS = ("prompt", "text", "question")
+"""Columns of a file that may hold its prompts."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help="Run folder, other model folder, .gguf file, hub id, or bundled model tiny-gpt2")
     parser.add_argument("prompt", nargs="?", help="Text to continue; - reads it from stdin")
     parser.add_argument("--file", help="File of prompts: one per line (.txt), or rows with a column prompt or text")
+    parser.add_argument("--encoding", default="utf-8", help=ENCODING_HELP)
     parser.add_argument("--out", metavar="FILE", help="With --file: write .jsonl here; resumes a stopped call")
     parser.add_argument("-i", "--interactive", action="store_true", help="Hold a conversation")
     for name, (kind, text) in OPTIONS.items():
@@ -59,12 +62,12 @@ def run(args: Namespace) -> None:
         raise UsageError('llmkit generate: give one of "prompt", --file FILE, -i')
     if args.out and not args.file:
         raise UsageError("llmkit generate: --out needs --file; a single text is printed to stdout")
-    if args.file and args.file != "-" and not Path(args.file).is_file():
+    if args.file and args.file != "-" and not is_file(args.file):
         raise UsageError(f"--file {args.file}: no such file")
     quiet_libraries()
     from llmkit import generation, predictor
 
-    prompts = read_texts(args.file, ("prompt", "text", "question")) if args.file else []  # before the model is loaded
+    prompts = read_texts(args.file, PROMPTS, args.encoding) if args.file else []  # before the model is loaded
     model = predictor.load(args.model, dtype=args.dtype)
     model.require_generation()
     options = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None} | {"stop": args.stop}

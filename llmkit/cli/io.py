@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from llmkit.errors import UsageError, as_usage_error
 from llmkit.log import format_number, log, plural
+from llmkit.recipe import DataConfig
 
 if TYPE_CHECKING:
     from llmkit.data.sources import RawRow
@@ -20,17 +22,22 @@ WIDEST = 12
 """Columns of the widest table that is printed."""
 
 
-def read_rows(words: Sequence[str], names: Sequence[str] = ()) -> list[RawRow]:
+def is_file(word: str) -> bool:
+    """Whether `word` is a file, or a list of one, such as data.json[dev]."""
+    # os.path: for a text longer than a file name can be, Path.is_file raises OSError
+    return any(os.path.isfile(name) for name in (word, re.sub(r"\[[^][]+\]$", "", word)))  # noqa: PTH113
+
+
+def read_rows(words: Sequence[str], names: Sequence[str] = (), encoding: str = "utf-8") -> list[RawRow]:
     """Return `(where, value)` of each input: a text from the command line or stdin (-), or a row of a file.
 
     `names` are the columns of a table without a header line. Raises UsageError for a row that is not a mapping.
     """
     from llmkit.data import sources
 
-    # os.path: for a text longer than a file name can be, Path.is_file raises OSError
-    is_file = os.path.isfile(words[0]) or Path(words[0]).suffix in sources.READERS  # noqa: PTH113
-    if len(words) == 1 and is_file:
-        return sources.read(sources.find(words[0], "test", "line", names))
+    if len(words) == 1 and (is_file(words[0]) or sources.is_readable(Path(sources.split_name(words[0])[0]))):
+        config = DataConfig(document="line", names=tuple(names), encoding=encoding)
+        return sources.read(sources.find(words[0], "test", config))
     if list(words) == ["-"]:
         lines = sys.stdin.read().splitlines()
         words = [line for line in lines if line.strip()]
@@ -39,9 +46,9 @@ def read_rows(words: Sequence[str], names: Sequence[str] = ()) -> list[RawRow]:
     return [(f"input {i}", text) for i, text in enumerate(words, 1)]
 
 
-def read_texts(word: str, columns: Sequence[str] = ()) -> list[str]:
+def read_texts(word: str, columns: Sequence[str] = (), encoding: str = "utf-8") -> list[str]:
     """Return the lines of stdin (-), or the texts in the first of `columns` that a file has. Raises UsageError."""
-    values = first_column(read_rows([word]), columns)
+    values = first_column(read_rows([word], encoding=encoding), columns)
     if missing := [where for where, value in values if not isinstance(value, str)]:
         raise UsageError(f"{missing[0]}: no text in {' or '.join(columns)} ({plural(len(missing), 'such row')})")
     return [value for _, value in values]

@@ -27,6 +27,7 @@ SHORT = {
 """Short forms of options."""
 SWITCHES = ("plan", "help")
 """Options that are not part of the recipe."""
+ENCODING_HELP = "Character encoding of the file, such as cp1252, gb18030 or utf-16 (default: utf-8)"
 NAMES_HELP = "Column names, in order, of a .csv, .tsv or tab-separated .txt file without a header line"
 
 
@@ -38,10 +39,11 @@ def positive_int(word: str) -> int:
 
 
 def add_table_options(parser: argparse.ArgumentParser, metavar: str = "TASK=YOURS") -> None:
-    """Add `--column` and `--names`, which say how the columns of a file are called."""
+    """Add `--column`, `--names` and `--encoding`, which say how a file is read."""
     help_text = "Your column for a column of the task, such as text=body; may be repeated"
     parser.add_argument("--column", action="append", default=[], metavar=metavar, help=help_text)
     parser.add_argument("--names", metavar="A,B", help=NAMES_HELP)
+    parser.add_argument("--encoding", default="utf-8", help=ENCODING_HELP)
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
@@ -59,7 +61,7 @@ def renamed_options() -> Iterator[None]:
     except UsageError as e:
         faults = [re.sub(r"(^|: )data\.(train|validation|test): ", r"\1", fault, count=1) for fault in e.faults]
         faults = [re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault) for fault in faults]
-        names = r"--data\.(names|on_error|max_length)\b"
+        names = r"(?:--data\.(?=on_error|max_length)|(?:--)?data\.(?=names|encoding))(\w+)"
         faults = [re.sub(names, lambda m: f"--{m[1].replace('_', '-')}", fault) for fault in faults]
         raise UsageError(*dict.fromkeys(faults)) from None
 
@@ -129,7 +131,7 @@ def _insert(values: Values, path: Sequence[str], value: str, option: str, faults
 def apply(recipe: Recipe | None, values: Mapping[str, Any], find: Callable[[str], type] = find_task) -> Recipe:
     """Return `recipe` with `values`, a mapping of the five parts, applied. Raises UsageError with every fault.
 
-    New training data clears the recipe's own validation, test and columns; a new model clears its config fields.
+    New training data clears the recipe's own validation, test, columns and encoding; a new model clears its config fields.
     `find` returns the class of a task.
     """
     faults: list[str] = []
@@ -153,7 +155,7 @@ def apply(recipe: Recipe | None, values: Mapping[str, Any], find: Callable[[str]
     base = recipe or Recipe(task)  # type: ignore[arg-type]  # None only if there are faults
     data, model = base.data, base.model
     if "train" in values["data"]:
-        data = dataclasses.replace(data, validation=None, test=None, columns={}, names=())
+        data = dataclasses.replace(data, validation=None, test=None, columns={}, names=(), encoding="utf-8")
     if values["model"].get("name") is not None and str(values["model"]["name"]) != str(model.name):
         model = dataclasses.replace(model, config={})
     recipe = Recipe(

@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     answering = predictor.task_of(hub.find_model(args.model))
     if type(answering).predict is task.Task.predict:
         raise UsageError(f"a {answering.name} model does not predict; use llmkit generate")
-    inputs = read_inputs(args.input, answering, args.column, args.names)
+    inputs = read_inputs(args.input, answering, args.column, args.names, args.encoding)
     model = predictor.load(args.model)
     with open_output(args.out, "w") as out:
         for given, answer in zip(inputs, model.predict_iter(inputs, args.batch_size), strict=True):
@@ -51,7 +51,9 @@ def run(args: Namespace) -> None:
         log(f"{plural(len(inputs), 'prediction')} written to {args.out}")
 
 
-def read_inputs(words: Sequence[str], task: Task, columns: Sequence[str] = (), names: str | None = None) -> list[Any]:
+def read_inputs(
+    words: Sequence[str], task: Task, columns: Sequence[str] = (), names: str | None = None, encoding: str = "utf-8"
+) -> list[Any]:
     """Return the inputs of `task.predict` in texts, in stdin (-) or in a file.
 
     A task with several columns takes JSON objects as texts. `columns` holds TASK=YOURS, or YOURS alone for a task with
@@ -65,7 +67,7 @@ def read_inputs(words: Sequence[str], task: Task, columns: Sequence[str] = (), n
     if unknown:
         fix = " ".join(f"--column {column}=YOURS" for column in task.predict_columns)
         raise UsageError(f"--column {unknown[0]}: {task.name} reads {', '.join(task.predict_columns)}; give {fix}")
-    rows = read_rows(words, (names,) if names else ())
+    rows = read_rows(words, (names,) if names else (), encoding)
     if not others:
         choices = [*named.values()] or [first, *task.columns.get(first, ())]
         rows = [(where, {first: value}) for where, value in first_column(rows, choices)]

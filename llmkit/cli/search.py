@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from llmkit.cli.io import as_json, print_metrics, read_texts
-from llmkit.cli.options import NAMES_HELP, positive_int
+from llmkit.cli.options import ENCODING_HELP, NAMES_HELP, positive_int
 from llmkit.log import quiet_libraries
 
 
@@ -23,6 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     evaluate = verbs.add_parser("evaluate", help="Print nDCG@10, recall@10 and MRR, with those of BM25")
     evaluate.add_argument("index", help="Folder of an index")
     evaluate.add_argument("judgements", help='File of rows {"query": "words", "relevant": ["id", …]} or {"id": gain}')
+    for reading in (build, evaluate):
+        reading.add_argument("--encoding", default="utf-8", help=ENCODING_HELP)
     for printing in (query, evaluate):
         printing.add_argument("--json", action="store_true", help="Print JSON")
 
@@ -32,9 +34,9 @@ def run(args: Namespace) -> None:
     from llmkit import search
 
     if args.verb == "build":
-        search.build(args.model, args.file, args.out, args.column, args.names, args.batch_size)
+        search.build(args.model, args.file, args.out, args.column, args.names, args.batch_size, args.encoding)
     elif args.verb == "evaluate":
-        print_metrics(search.evaluate(search.load(args.index), args.judgements), args.json)
+        print_metrics(search.evaluate(search.load(args.index), args.judgements, args.encoding), args.json)
     else:
         queries = read_texts("-") if args.question == "-" else [args.question]
         for query, results in zip(queries, search.load(args.index).query(queries, args.k), strict=True):

@@ -22,7 +22,7 @@ class Trial:
     """A run of a task on the rows of `recipe.data.train`. Each stage returns a line, or raises what the task raises."""
 
     def __init__(self, recipe: Recipe):
-        self.raw_rows = sources.read(sources.find(recipe.data.train, "train", names=recipe.data.names))[:4]
+        self.raw_rows = sources.read(sources.find(recipe.data.train, "train", recipe.data))[:4]
         self.recipe = replace(recipe, training=TRAINING)
 
     def preview(self) -> str:

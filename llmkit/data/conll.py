@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import mode
 from typing import Any
 
@@ -13,6 +13,8 @@ from llmkit.task import Json
 EMPTY = ("_", "")
 CONLLU_COLUMNS = {"tokens": 1, "lemmas": 2, "upos": 3, "xpos": 4, "heads": 6}
 """Columns of CoNLL-U that are read, with their index."""
+WORD_TABLE = {"sentence #": "", "word": "tokens", "tag": "tags"}
+"""Columns of a table with one word per row, such as Kaggle's ner_dataset.csv, and their names in its sentences."""
 
 
 def blocks(lines: Iterable[str], blank: str | None = None) -> Iterator[list[tuple[int, str]]]:
@@ -50,6 +52,28 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         tokens, *between, tags = (list(column) for column in zip(*(cells for _, _, cells in rows), strict=True))
         others = {f"column {i}": column for i, column in enumerate(between, 2)}
         yield f"{name} line {rows[0][0]}", {"tokens": tokens, "tags": tags, **others}
+
+
+def read_word_table(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield `(file and line, {tokens, tags})` of each sentence of a WORD_TABLE, with its other columns as lists.
+
+    `Sentence #` is filled at the first word of a sentence, or at each. Of a sentence with an invalid row, that row is
+    yielded.
+    """
+    current = ""
+
+    def sentence(pair: tuple[str, Any]) -> str:
+        nonlocal current
+        cells = pair[1].items() if isinstance(pair[1], Mapping) else ()
+        current = next((cell for name, cell in cells if name.strip().lower() == "sentence #" and cell), current)
+        return current
+
+    for _, group in itertools.groupby(rows, sentence):
+        words = list(group)
+        invalid = next((pair for pair in words if not isinstance(pair[1], Mapping)), None)
+        columns = {} if invalid else {name.strip(): [row[name] for _, row in words] for name in words[0][1]}
+        renamed = {WORD_TABLE.get(name.lower(), name): column for name, column in columns.items()}
+        yield invalid or (words[0][0], {name: column for name, column in renamed.items() if name})
 
 
 def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:

@@ -91,7 +91,7 @@ def load_part(spec: object, task: Task, config: DataConfig, part: str = "test") 
 def _given_part(config: DataConfig, part: str) -> sources.Spec:
     """The source given for `part`, or else the training source if it has such a part of its own."""
     given = getattr(config, part)
-    return config.train if given is None and sources.has_part(config.train, part) else given
+    return config.train if given is None and sources.has_part(config.train, part, config) else given
 
 
 def _load_streamed(given: Mapping[str, Any], config: DataConfig, task: Task) -> Loaded:
@@ -106,7 +106,7 @@ def _load_streamed(given: Mapping[str, Any], config: DataConfig, task: Task) -> 
 def _read(spec: object, part: str, task: Task, config: DataConfig, faults: list[str]) -> Read:
     read: Read = []
     try:
-        for source in sources.find(spec, part, config.document, config.names):
+        for source in sources.find(spec, part, config):
             try:
                 read.append((source, *read_dataset(source, task, config, part)))
             except UsageError as e:

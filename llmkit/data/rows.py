@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from llmkit.data.sources import RawRow, Source
+from llmkit.data.readers import RawRow
+from llmkit.data.sources import Source
 from llmkit.errors import UsageError, raise_faults
 from llmkit.log import log, plural
 from llmkit.recipe import DataConfig

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Regex, pre_tokenizers
@@ -18,6 +18,8 @@ Window = tuple[int, list[int], list[int]]
 """`(sentence, ids, words)`: `words` holds a word's index at its first sub-word, and a negative number elsewhere."""
 
 OUTSIDE = ("O", "_")
+TOKEN = {"text", "start", "end"}
+"""Keys of Prodigy's tokens."""
 MARK, UNREAD = -1, -2
 """In place of a word's index: a marker that is not part of the sentence, and a word whose tag is not predicted."""
 _SPLITTER = pre_tokenizers.Sequence(
@@ -59,7 +61,18 @@ def word_positions(pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def locate_words(sentence: object) -> dict[str, Any]:
-    """Return `{text, tokens, positions}` of a text, or of a list of words. Raises ValueError for anything else."""
+    """Return `{text, tokens, positions}` of a text or a list of words. Raises ValueError for anything else.
+
+    Also of Label Studio's `data`, which holds the text, and of Prodigy's tokens, `{"text", "start", "end"}`.
+    """
+    if isinstance(sentence, Mapping):
+        sentence = sentence.get("text")
+    if isinstance(sentence, list) and sentence and all(isinstance(t, Mapping) and t.keys() >= TOKEN for t in sentence):
+        text = ""
+        for token in sentence:
+            text = text.ljust(token["start"]) + token["text"]
+        words, positions = zip(*((token["text"], (token["start"], token["end"])) for token in sentence), strict=True)
+        return {"text": text, "tokens": [*words], "positions": [*positions]}
     if isinstance(sentence, str):
         words = split_words(sentence)
         return {"text": sentence, "tokens": [word for word, _ in words], "positions": [at for _, at in words]}
@@ -143,12 +156,73 @@ def read_words(value: object) -> list[str]:
     return _strings([word for word, _ in split_words(value)] if isinstance(value, str) else value, "word", "text")
 
 
+def is_words(sentence: object) -> bool:
+    """Whether a sentence is a list of words, and not a text or a list of tokens with their positions."""
+    return isinstance(sentence, (list, tuple)) and any(isinstance(word, str) for word in sentence)
+
+
 def read_tags(value: object, words: Sequence[str]) -> list[str]:
     """Return the tag of each word in IOB2. Raises ValueError."""
     tags = _strings(value, "tag", "a name such as B-PER or O")
     if len(tags) != len(words):
         raise ValueError(f"{len(tags)} tags for {len(words)} words")
     return to_iob2(tags)
+
+
+def read_sentence(sentence: object, annotation: object) -> tuple[list[str], list[str]]:
+    """Return the words of a sentence, and the tag of each in IOB2. Raises ValueError.
+
+    `annotation` holds the tags, or else spans in characters of the text as doccano, spaCy, Prodigy and Label Studio
+    export them: `[start, end, label]`, `{"start", "end", "label"}`, or `[{"result": [{"value": {…}}]}]`.
+    """
+    is_spans = isinstance(annotation, list) and all(isinstance(span, (Mapping, list, tuple)) for span in annotation)
+    if is_words(sentence) or not is_spans:
+        words = read_words(sentence)
+        return words, read_tags(annotation, words)
+    if isinstance(sentence, Mapping) and not annotation:  # an unlabeled task of Label Studio
+        raise ValueError("not annotated")
+    located = locate_words(sentence)
+    text, words, positions = located["text"], read_words(located["tokens"]), located["positions"]
+    starts, ends = ({position[side]: i for i, position in enumerate(positions)} for side in (0, 1))
+    tags = ["O"] * len(words)
+    for start, end, label, quoted in _read_offsets(annotation):
+        name, piece = (
+            f"span {label!r} from {start} to {end}",
+            text[start:end].strip() if 0 <= start < end <= len(text) else "",
+        )
+        if isinstance(quoted, str) and "".join(quoted.replace("\\n", "").split()) != "".join(piece.split()):
+            raise ValueError(f"{name} is {piece[:40]!r} in the text, but {quoted[:40]!r} in the annotation")
+        first = starts.get(text.find(piece, start)) if piece else None
+        last = ends.get(text.find(piece, start) + len(piece))
+        if first is None or last is None:
+            around = text[max(start - 10, 0) : max(end, 0) + 10]
+            raise ValueError(f"{name} is not made of whole words: {piece[:40]!r} in {around!r}")
+        if {*tags[first : last + 1]} != {"O"}:
+            raise ValueError(f"{name} overlaps another one")
+        tags[first : last + 1] = [f"B-{label}", *[f"I-{label}"] * (last - first)]
+    return words, tags
+
+
+def _read_offsets(annotation: list[Any]) -> list[tuple[int, int, str, str | None]]:
+    """Return `(start, end, label, text)` of each span; the text only if the annotation has it. Raises ValueError."""
+    if annotation and all(isinstance(entry, Mapping) and "result" in entry for entry in annotation):  # Label Studio
+        given = [entry.get("result") or [] for entry in annotation if not entry.get("was_cancelled")]
+        values = [[part["value"] for part in result if "labels" in part.get("value", ())] for result in given]
+        if not values or any(value != values[0] for value in values):
+            raise ValueError(
+                f"{len(values)} annotations that differ; keep one" if values else "skipped by the annotator"
+            )
+        annotation = values[0]
+    offsets = []
+    for entry in annotation:
+        values = entry if isinstance(entry, Mapping) else dict(zip(("start", "end", "label"), entry, strict=False))
+        start, end = (values.get(side, values.get(f"{side}_offset")) for side in ("start", "end"))
+        labels = values.get("labels", values.get("label"))
+        label = labels[0] if isinstance(labels, list) and len(labels) == 1 else labels
+        if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
+            raise ValueError(f"{str(entry)[:60]} is not a span of start, end and one label")
+        offsets.append((start, end, label, values.get("text")))
+    return offsets
 
 
 def _strings(value: object, noun: str, expected: str) -> list[str]:

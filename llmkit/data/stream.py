@@ -68,7 +68,7 @@ def sample(task: Task, config: DataConfig) -> Dataset:
 
 def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
     """Yield CHUNK rows at a time, in one pass over the sources in their order."""
-    for source in sources.find(config.train, "train", config.document, config.names):
+    for source in sources.find(config.train, "train", config):
         if source.weight != 1:
             raise UsageError(f"data.train: {source.name} has a weight, which data.streaming cannot use; list it twice")
         invalid: list[str] = []

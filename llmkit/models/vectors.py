@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from llmkit.data.sources import open_text
+from llmkit.data.files import open_text
 from llmkit.errors import UsageError
 from llmkit.log import log
 from llmkit.task import Tokenizer

@@ -45,8 +45,11 @@ class TokenClassification(Task):
 
     name: ClassVar[str] = "token-classification"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "tokens": ("words", "text", "sentence"), "tags": ("ner_tags", "labels", "ner", "upos"),
+        "tokens": ("words", "text", "sentence", "data"),
+        "tags": ("ner_tags", "labels", "ner", "upos", "spans", "entities", "annotations", "label"),
+        "answer": (),
     }  # fmt: skip
+    formats: ClassVar[tuple[tuple[str, ...], ...]] = (("tokens", "tags"),)
     auto_class: ClassVar[str] = "AutoModelForTokenClassification"
     metrics: ClassVar[tuple[str, ...]] = ("f1", "precision", "recall", "loss")
     predict_columns: ClassVar[tuple[str, ...]] = ("tokens",)
@@ -58,14 +61,15 @@ class TokenClassification(Task):
         return {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
 
     def read_row(self, row: Row) -> Row | Sequence[Row | ValueError]:
-        words = spans.read_words(row.get("tokens"))
-        return {"tokens": words, "tags": spans.read_tags(row.get("tags"), words)}
+        if row.get("answer") in ("reject", "ignore"):
+            raise ValueError(f"the annotator's answer is {row['answer']!r}")
+        words, tags = spans.read_sentence(row.get("tokens"), row.get("tags"))
+        return {"tokens": words, "tags": tags}
 
     def read_question(self, row: Row) -> list[Any]:
         values = predict_values(self, row)
-        self.locate(values)
-        sentence = values.pop("tokens")
-        return [{"text" if isinstance(sentence, str) else "tokens": sentence, **values}]
+        text, sentence = self.locate(values)["text"], values.pop("tokens")
+        return [{"tokens": sentence, **values} if spans.is_words(sentence) else {"text": text, **values}]
 
     def fit(self, rows: Mapping[str, Dataset]) -> Self:
         task = self

@@ -102,3 +102,11 @@ def test_wrong_usage_is_one_fault(
     (tmp_path / "words.csv").write_text("words,label\na,good\nb,bad\n")
     (tmp_path / "torn.jsonl").write_text('{"text": "a", "label": "good"}\n{"text": "b", "label": \n')
     assert_one_fault(call("evaluate", classifier, *words), *faults)
+
+
+def test_data_in_another_encoding_is_read_as_the_message_says(call: Callable, classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.tsv").write_bytes("text\tlabel\nun café\tgood\ndéçu\tbad\n".encode("cp1252"))
+    words = ["evaluate", classifier, "--data", "test.tsv", "--json"]
+    assert_one_fault(call(*words), "test.tsv: byte 17 is not UTF-8", "; --encoding cp1252 reads it as")
+    (result,) = call(*words, "--encoding", "cp1252").json
+    assert result["examples"] == 2

@@ -224,3 +224,13 @@ def test_the_folder_of_out_is_created(call: Callable, tiny_gpt2: Path, tmp_path:
     (tmp_path / "p.txt").write_text("a fine film\n")
     assert call("generate", tiny_gpt2, "--file", "p.txt", "--out", "new/answers.jsonl").status == 0
     assert len(read_jsonl(tmp_path / "new" / "answers.jsonl")) == 1
+
+
+def test_a_file_of_prompts_is_read_as_the_message_says(call: Callable, tiny_gpt2: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_bytes("从前，有一只小猫。\n".encode("gb18030"))
+    words = ["generate", tiny_gpt2, "--max-new-tokens", 2, "--file"]
+    assert_one_fault(call(*words, "p.txt"), "p.txt: byte 0 is not UTF-8", "; --encoding gb18030 reads it as")
+    assert call(*words, "p.txt", "--encoding", "gb18030").json[0]["prompt"] == "从前，有一只小猫。"
+    (tmp_path / "p.json").write_text('{"a": [{"prompt": "Once"}], "b": [{"prompt": "Twice"}]}')
+    assert_one_fault(call(*words, "p.json"), "'p.json[a]', 'p.json[b]'")
+    assert call(*words, "p.json[b]").json[0]["prompt"] == "Twice"

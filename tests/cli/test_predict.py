@@ -119,3 +119,26 @@ def test_the_folder_of_out_is_created(call: Callable, classifier: Path, tmp_path
     (tmp_path / "p.txt").write_text("a fine film\n")
     assert call("predict", classifier, "p.txt", "--out", "new/answers.jsonl").status == 0
     assert len(read_jsonl(tmp_path / "new" / "answers.jsonl")) == 1
+
+
+def test_a_file_in_another_encoding_is_read_as_the_message_says(
+    call: Callable, classifier: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "p.csv").write_bytes("text\nun café déçu\n".encode("cp1252"))
+    assert_one_fault(call("predict", classifier, "p.csv"), "p.csv: byte 11 is not UTF-8", "; --encoding cp1252 reads")
+    answer = call("predict", classifier, "p.csv", "--encoding", "cp1252")
+    assert answer.lines == expected_lines(classifier, ["un café déçu"])
+    assert_one_fault(
+        call("predict", classifier, "p.csv", "--encoding", "cp12"), "--encoding: no encoding 'cp12'; did you mean"
+    )
+
+
+def test_a_list_of_a_json_file_is_chosen_by_its_name(call: Callable, classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text('{"a": [{"text": "dull"}], "b": [{"text": "a fine film"}]}')
+    assert_one_fault(call("predict", classifier, "p.json"), "'p.json[a]', 'p.json[b]'")
+    assert call("predict", classifier, "p.json[b]").lines == expected_lines(classifier, ["a fine film"])
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "missing.csv.gz", "missing.json[a]"])
+def test_a_missing_file_is_not_taken_for_a_text(call: Callable, classifier: Path, name: str) -> None:
+    assert_one_fault(call("predict", classifier, name), f"no file '{name}'")

@@ -54,3 +54,14 @@ def test_evaluate_prints_metrics_with_intervals_and_those_of_bm25(call: Callable
 @pytest.mark.parametrize("words", [[], ["find"], ["query", "x"], ["build", "m", "f"]], ids=" ".join)
 def test_wrong_usage_is_one_fault(call: Callable, words: list[str]) -> None:
     assert_one_fault(call("search", *words), "llmkit search")
+
+
+def test_files_in_another_encoding_are_read_as_the_message_says(call: Callable, index: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("un café\ndéçu\n".encode("cp1252"))
+    words = ["search", "build", "encoder", "texts.txt", "--out", "french"]
+    assert_one_fault(call(*words), "texts.txt: byte 6 is not UTF-8", "; --encoding cp1252 reads it as")
+    assert call(*words, "--encoding", "cp1252").status == 0
+    (tmp_path / "j.jsonl").write_bytes('{"query": "café", "relevant": [1]}\n'.encode("utf-16"))
+    words = ["search", "evaluate", "french", "j.jsonl", "--json"]
+    assert_one_fault(call(*words), "j.jsonl: byte 0 is not UTF-8", "; --encoding utf-16 reads it as")
+    assert call(*words, "--encoding", "utf-16").json[0]["examples"] == 1

@@ -237,3 +237,8 @@ def test_names_are_comma_separated_and_belong_to_their_data() -> None:
     base, _ = build_recipe(None, ["--task", "causal-lm", "--data", "a.csv", "--data.names", "text,label"])
     assert base.data.names == ("text,label",)
     assert build_recipe(base, ["--data", "b.csv"])[0].data.names == ()
+
+
+def test_encoding_is_cleared_by_other_training_data() -> None:
+    base, _ = build_recipe(None, ["--task", "causal-lm", "--data", "a.csv", "--data.encoding", "cp1252"])
+    assert base.data.encoding == "cp1252" and build_recipe(base, ["--data", "b.csv"])[0].data.encoding == "utf-8"

@@ -127,3 +127,89 @@ def test_find_predicate_takes_an_index_or_words_that_occur_once() -> None:
             spans.find_predicate(predicate, text, positions)
     with pytest.raises(ValueError, match="2 words, not one"):
         spans.predicate_index("gave up", ["He", "gave", "up"])
+
+
+# -- spans in characters
+
+ANNOTATED = "Mia lives in  New York. 小猫住北京"
+IOB2 = ["B-PER", "O", "O", "B-LOC", "I-LOC", "O", "O", "O", "O", "B-LOC", "I-LOC"]
+PLACES = [(0, 3, "PER"), (14, 22, "LOC"), (27, 29, "LOC")]
+
+
+def label_studio(*results: list, **fields: bool) -> list[dict]:
+    return [{"id": i, "result": result, **fields} for i, result in enumerate(results)]
+
+
+def values(*places: tuple[int, int, str]) -> list[dict]:
+    """Label Studio's results, with others that hold no spans."""
+    found = [{"start": a, "end": b, "text": ANNOTATED[a:b], "labels": [label]} for a, b, label in places]
+    others = [{"type": "relation"}, {"type": "choices", "value": {"start": 0, "end": 3, "choices": ["x"]}}]
+    return [*({"type": "labels", "value": value} for value in found), *others]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "annotation"),
+    [
+        (ANNOTATED, [list(place) for place in PLACES]),
+        (ANNOTATED, [*reversed(PLACES)]),
+        (ANNOTATED, [{"start": a, "end": b, "label": label, "id": 7} for a, b, label in PLACES]),
+        (ANNOTATED, [{"start_offset": a, "end_offset": b, "label": label} for a, b, label in PLACES]),
+        (ANNOTATED, [(0, 4, "PER"), (12, 22, "LOC"), (27, 29, "LOC")]),  # with the spaces around
+        ({"text": ANNOTATED, "id": 1}, label_studio(values(*PLACES), was_cancelled=False)),
+        ({"text": ANNOTATED}, label_studio(values(*PLACES), values(*PLACES))),
+        (ANNOTATED, [part["value"] for part in values(*PLACES)[:3]]),  # Label Studio's JSON_MIN
+    ],
+    ids=["doccano", "tuples", "Prodigy", "doccano with relations", "spaces", "Label Studio", "two agree", "JSON_MIN"],
+)
+def test_spans_in_characters_become_tags(sentence: object, annotation: list) -> None:
+    words, tags = spans.read_sentence(sentence, annotation)
+    assert words == [word for word, _ in spans.split_words(ANNOTATED)] and tags == IOB2
+
+
+def test_the_tokens_of_prodigy_are_the_words() -> None:
+    tokens = [
+        {"text": "Mia", "start": 0, "end": 3, "id": 0, "ws": False},
+        {"text": "'s", "start": 3, "end": 5, "id": 1, "ws": True},
+        {"text": "re-run", "start": 7, "end": 13, "id": 2, "ws": False},
+    ]
+    span = {"start": 3, "end": 13, "token_start": 1, "token_end": 2, "label": "X"}
+    assert spans.read_sentence(tokens, [span]) == (["Mia", "'s", "re-run"], ["O", "B-X", "I-X"])
+    assert spans.locate_words(tokens)["text"] == "Mia's  re-run"
+
+
+@pytest.mark.parametrize("sentence", [ANNOTATED, {"text": ANNOTATED}])
+def test_a_text_in_which_nothing_was_found_has_no_spans(sentence: object) -> None:
+    annotation = [] if isinstance(sentence, str) else label_studio([])
+    assert set(spans.read_sentence(sentence, annotation)[1]) == {"O"}
+
+
+def test_tags_of_words_are_read_as_before() -> None:
+    assert spans.read_sentence(["a", "b"], ["I-X", "O"]) == (["a", "b"], ["B-X", "O"])
+    assert spans.read_sentence("a, b", ["O", "O", "B-X"])[1] == ["O", "O", "B-X"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "annotation", "message"),
+    [
+        (ANNOTATED, [[0, 2, "PER"]], "span 'PER' from 0 to 2 is not made of whole words: 'Mi' in 'Mia lives in'"),
+        (ANNOTATED, [[0, 99, "PER"]], "from 0 to 99 is not made of whole words"),
+        (ANNOTATED, [[-3, 2, "PER"]], "from -3 to 2 is not made of whole words"),
+        (ANNOTATED, [[3, 4, "PER"]], "from 3 to 4 is not made of whole words"),
+        (ANNOTATED, [[3, 0, "PER"]], "from 3 to 0 is not made of whole words"),
+        (ANNOTATED, [[0, 3, "PER"], [0, 9, "X"]], "span 'X' from 0 to 9 overlaps another one"),
+        ("😀 Mia ran", [{"start": 3, "end": 6, "labels": ["PER"], "text": "Mia"}], "is 'ia' in the text, but 'Mia' in"),
+        (ANNOTATED, [[0, 3]], r"\[0, 3\] is not a span of start, end and one label"),
+        (ANNOTATED, [{"start": 0, "end": 3, "labels": ["A", "B"]}], "is not a span of start, end and one label"),
+        (ANNOTATED, [[0, 3, ""]], "is not a span"),
+        (ANNOTATED, "PER", "tags are str, not a list"),
+        (["Mia", "ran"], [[0, 3, "PER"]], r"tag 0 is \[0, 3, 'PER'\], not a name"),
+        ({"text": ANNOTATED}, [], "not annotated"),
+        ({"body": ANNOTATED}, label_studio(values()), "no words"),
+        ({"text": ANNOTATED}, label_studio(values(), was_cancelled=True), "skipped by the annotator"),
+        ({"text": ANNOTATED}, label_studio(values(*PLACES), values()), "2 annotations that differ; keep one"),
+        ([{"text": "Mia"}], [[0, 3, "PER"]], "word 0 is {'text': 'Mia'}, not text"),
+    ],
+)
+def test_an_annotation_that_cannot_be_read_is_named(sentence: object, annotation: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        spans.read_sentence(sentence, annotation)

@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,13 @@ def test_streamed_run_uses_the_other_parts_of_its_source(tiny_bert: Path, tmp_pa
     rows = build_trainer(Recipe(task, model, data, settings, RunConfig(str(tmp_path / "run")))).rows
     expected = {part: len(bundled.read_rows("reviews", part)) for part in ("validation", "test")}
     assert {part: len(dataset) for part, dataset in rows.items() if part != "train"} == expected
+
+
+def test_streamed_rows_are_read_in_the_encoding_of_the_file(tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "a.jsonl").write_bytes('{"text": "le café"}\n'.encode("cp1252") * 3)
+    config = DataConfig(train=str(tmp_path / "a.jsonl"), streaming=True)
+    with pytest.raises(UsageError, match=r"a\.jsonl: byte 16 is not UTF-8 .*--data.encoding cp1252"):
+        sample(CausalLM(), config)
+    assert sample(CausalLM(), replace(config, encoding="cp1252"))["text"][:] == ["le café"] * 3
+    rows = itertools.islice(make(replace(config, encoding="cp1252"), tokenizer).features(), 6)
+    assert {tokenizer.decode(row["input_ids"], skip_special_tokens=True) for row in rows} == {"le café"}

@@ -18,7 +18,9 @@ from transformers import CanineTokenizer
 import llmkit
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, build_trainer, run
 from llmkit.cli.main import command
+from llmkit.cli.predict import read_inputs
 from llmkit.cli.preview import preview
+from llmkit.data.loading import load_part
 from llmkit.errors import UsageError
 from llmkit.models.tokenizers import train_tokenizer
 from llmkit.tasks import TokenClassification
@@ -154,6 +156,51 @@ def test_baselines_are_the_majority_tag_and_a_dictionary(recipe: Callable) -> No
 def test_invalid_rows_are_reported_before_the_model_is_loaded(recipe: Callable, rows: list, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         build_trainer(recipe(rows=rows))
+
+
+# -- annotated texts
+
+TEXT = "Mia lives in New York."
+PLACES = [[0, 3, "PER"], [13, 21, "LOC"]]
+SPANS = [{"start": start, "end": end, "label": label} for start, end, label in PLACES]
+TOKENS = [{"text": t, "start": TEXT.index(t), "end": TEXT.index(t) + len(t)} for t in TAGGED[0]["tokens"]]
+RESULT = [
+    {"value": {"start": s, "end": e, "text": TEXT[s:e], "labels": [name]}, "from_name": "label", "type": "labels"}
+    for s, e, name in PLACES
+]
+EXPORTS = {
+    "doccano": {"id": 1, "text": TEXT, "label": PLACES, "Comments": []},
+    "doccano with entities": {"id": 1, "text": TEXT, "entities": SPANS, "relations": []},
+    "Prodigy": {"text": TEXT, "meta": {}, "tokens": TOKENS, "spans": SPANS, "answer": "accept"},
+    "spaCy": {"text": TEXT, "spans": SPANS},
+    "Label Studio": {"id": 1, "annotations": [{"result": RESULT}], "data": {"text": TEXT}, "predictions": []},
+    "Label Studio JSON_MIN": {"text": TEXT, "id": 1, "label": [part["value"] for part in RESULT], "annotator": 1},
+}
+"""A row of each format that tools for annotation export."""
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_exports_of_annotation_tools_are_read_as_they_come(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "admin.json"
+    file.write_text(json.dumps([EXPORTS[name]] * 2), encoding="utf-8")
+    rows = load_part(str(file), TokenClassification(), DataConfig())
+    assert rows.to_list() == [{"tokens": TAGGED[0]["tokens"], "tags": TAGGED[0]["tags"]}] * 2
+    (question, _) = read_inputs([str(file)], TokenClassification())
+    assert question == {"text": TEXT}
+
+
+def test_answers_of_predict_are_read_as_rows(trained: str) -> None:
+    answer = llmkit.load(trained).predict(TEXT)
+    (row,) = load_part([answer], TokenClassification(), DataConfig())
+    assert (row["tokens"], row["tags"]) == (TAGGED[0]["tokens"], TAGGED[0]["tags"])
+
+
+@pytest.mark.parametrize("answer", ["reject", "ignore"])
+def test_rows_that_the_annotator_rejected_are_named(answer: str) -> None:
+    rows = [EXPORTS["Prodigy"], {**EXPORTS["Prodigy"], "answer": answer}]
+    with pytest.raises(UsageError, match=f"row 2: the annotator's answer is '{answer}'; .*--data.on_error skip"):
+        load_part(rows, TokenClassification(), DataConfig())
+    assert len(load_part(rows, TokenClassification(), DataConfig(on_error="skip"))) == 1
 
 
 # -- prediction
