@@ -16,7 +16,6 @@ from transformers.utils import logging
 from llmkit import ModelConfig, UsageError
 from llmkit.models.load import (
     architecture,
-    base_model_of,
     check,
     load_model,
     max_positions,
@@ -225,64 +224,6 @@ def test_embeddings_are_not_resized_to_a_smaller_tokenizer(tiny_gpt2: Path) -> N
     assert load(tiny_gpt2, tokenizer=small).get_input_embeddings().num_embeddings > len(small)
 
 
-# -- adapters
-
-
-def test_only_the_adapter_is_trained(tiny_gpt2: Path) -> None:
-    model = load(tiny_gpt2, adapter={"type": "lora", "r": 2, "lora_alpha": 8})
-    assert trainable(model) and all("lora_" in name for name in trainable(model))
-    config = model.peft_config["default"]
-    assert (config.r, config.lora_alpha, config.task_type, config.fan_in_fan_out) == (2, 8, "CAUSAL_LM", True)
-    assert model.config.model_type == "gpt2"
-
-
-@pytest.mark.parametrize("folder, new", [("tiny_bert", {"classifier", "bert.pooler.dense"}), ("tiny_gpt2", {"score"})])
-def test_new_weights_are_trained_with_an_adapter(folder: str, new: set[str], request: pytest.FixtureRequest) -> None:
-    model = load(request.getfixturevalue(folder), CLS, adapter={"r": 2})
-    others = {name for name in trainable(model) if "lora_" not in name}
-    assert {n.split(".modules_to_save")[0] for n in others} == {f"base_model.model.{n}" for n in new}
-    assert len(others) < len(trainable(model))
-
-
-def test_new_adapter_does_not_change_the_output(tiny_gpt2: Path) -> None:
-    ids = torch.arange(10)[None]
-    with torch.no_grad():
-        assert torch.equal(load(tiny_gpt2, adapter=LORA)(input_ids=ids).logits, load(tiny_gpt2)(input_ids=ids).logits)
-
-
-def test_adapter_folder_loads_with_its_base_model(tiny_gpt2: Path, tmp_path: Path) -> None:
-    model = load(tiny_gpt2, adapter=LORA)
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.ones_(p)
-    model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(tmp_path)
-    ids = torch.arange(10)[None]
-    again = load(tmp_path, training=False).eval()
-    with torch.no_grad():
-        found, expected = again(input_ids=ids).logits, model.eval()(input_ids=ids).logits
-        assert torch.allclose(found, expected) and not torch.allclose(found, load(tiny_gpt2)(input_ids=ids).logits)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
-
-
-def test_no_adapter_is_added_for_inference(tiny_gpt2: Path) -> None:
-    assert not hasattr(load(tiny_gpt2, adapter=LORA, training=False), "peft_config")
-
-
-@pytest.mark.parametrize(
-    "adapter, needles",
-    [
-        ({"type": "lorra"}, ("model.adapter.type", "'lorra'", "'lora'")),
-        ({"rank": 8}, ("model.adapter.rank", "LoraConfig")),
-        ({"r": 0}, ("model.adapter", "0")),
-        ({"target_modules": ["q_proj"]}, ("model.adapter", "q_proj")),
-    ],
-)
-def test_invalid_adapter_is_named(tiny_gpt2: Path, adapter: dict, needles: tuple[str, ...]) -> None:
-    line = fault(tiny_gpt2, adapter=adapter)
-    assert [n for n in needles if n not in line] == []
-
-
 # -- dtype
 
 
@@ -393,15 +334,6 @@ def test_unused_modules_are_frozen_and_not_logged_as_new(tiny_bert: Path, capsys
     model = load(tiny_bert, SentenceEmbedding())
     frozen = {name for name, _ in model.named_parameters()} - trainable(model)
     assert frozen == {"pooler.dense.weight", "pooler.dense.bias"} and "new weights" not in capsys.readouterr().err
-
-
-def test_base_model_of_an_adapter_is_found_in_this_installation(tmp_path: Path) -> None:
-    def base(name: str) -> str:
-        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
-        return base_model_of(tmp_path)
-
-    assert base("/elsewhere/llmkit/bundled/tiny-gpt2") == "tiny-gpt2"
-    assert base("openai/gpt2") == "openai/gpt2" and base(str(tmp_path)) == str(tmp_path)
 
 
 def test_task_is_adapted_to_a_pretrained_folder_only(tiny_bert: Path) -> None:
