@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from peft import (
     PeftConfig,
     PromptLearningConfig,
@@ -93,9 +94,7 @@ def weights_sha256(model: Path) -> str:
 def _sha256(files: tuple[tuple[str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for name, *_ in files:
-        with Path(name).open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+        digest.update(np.memmap(name, mode="r"))
     return digest.hexdigest()
 
 
@@ -120,16 +119,12 @@ def check(config: ModelConfig, task: Task) -> None:
     if hasattr(config.name, "peft_config"):
         raise UsageError("model.adapter: the model has an adapter already; leave it out to train that one further")
     if folder:
-        saved, names = PeftConfig.from_pretrained(str(folder)), [n for n in config.adapter if n != "type"]
-        names = names if wanted.peft_type == saved.peft_type else ["peft_type"]
-        raise_faults([_unlike(n, wanted, saved, folder) for n in names if getattr(wanted, n) != getattr(saved, n)])
-
-
-def _unlike(name: str, wanted: PeftConfig, saved: PeftConfig, folder: Path) -> str:
-    values = [getattr(config, name) for config in (wanted, saved)]
-    new, old = ([*sorted(v)] if isinstance(v, set) else getattr(v, "value", v) for v in values)
-    what = f"model.adapter.{name.removeprefix('peft_')}: {new!r}, but the adapter in {folder} has {old!r}"
-    return f"{what}; leave it out to train that adapter further, or {merge_first(folder)}"
+        configs = wanted, PeftConfig.from_pretrained(str(folder))
+        new, old = ({**c.to_dict(), "type": str(c.peft_type.value).lower()} for c in configs)
+        fields = ("type", *config.adapter) if new["type"] == old["type"] else ("type",)
+        what = f"but the adapter in {folder} has"
+        fix = f"leave it out to train that adapter further, or {merge_first(folder)}"
+        raise_faults([f"model.adapter.{f}: {new[f]!r}, {what} {old[f]!r}; {fix}" for f in fields if new[f] != old[f]])
 
 
 def merge_first(folder: Path) -> str:
@@ -192,11 +187,10 @@ def add_adapter(model: Model, config: ModelConfig, task: Task, training: bool = 
     except (ValueError, RuntimeError) as e:
         reason = " ".join(str(e).split())[:300]
     if reason:
-        part, fix = (
-            (f"model {str(folder)!r}: its adapter", f"; {merge_first(folder)}") if folder else ("model.adapter:", "")
+        fault = f"does not fit a {type(model).__name__} for {task.name} ({reason})"
+        raise UsageError(
+            f"model {str(folder)!r}: {fault}; {merge_first(folder)}" if folder else f"model.adapter: {fault}"
         )
-        raise UsageError(f"{part} does not fit a {type(model).__name__} for {task.name} ({reason}){fix}")
-    _name_base(model, peft_config, base_model_of(folder) if folder else config.name)
     if training:
         trained, total = model.get_nb_trainable_parameters()
         origin = f" of {folder}, trained further" if folder else ""
@@ -205,12 +199,14 @@ def add_adapter(model: Model, config: ModelConfig, task: Task, training: bool = 
     return model
 
 
-def _name_base(model: Model, peft_config: PeftConfig, base: object) -> None:
-    """Set what is saved of the base model: its absolute path or its name on the hub, and the sha256 of its weights; of
-    an object, whose weights may be other than those in its folder, the path alone."""
+def name_base(model: Model, config: ModelConfig) -> None:
+    """Set what is saved of an adapter's base model: its absolute path, or its name on the hub, and the sha256 of its
+    weights; of an object, whose weights may be other than those in its folder, the path alone."""
+    folder = adapter_folder(config)
+    base = base_model_of(folder) if folder else config.name
     name = str(getattr(base, "name_or_path", base))
     path = hub.model_folder(name) or Path(name).expanduser()
-    peft_config.base_model_name_or_path = str(path.resolve()) if name and path.exists() else name
+    model.peft_config["default"].base_model_name_or_path = str(path.resolve()) if name and path.exists() else name
     if isinstance(base, (str, Path)):
         vars(model)["base_sha256"] = weights_sha256(hub.find_model(name))
     elif not name:

@@ -173,6 +173,8 @@ def load_model(config: ModelConfig, task: Task, tokenizer: Tokenizer, training: 
         _resize_embeddings(model, tokenizer, frozen=bool(training and has_adapter))
     freeze_unused(model, task)
     model = adapters.add_adapter(model, config, task, training, new)
+    if training and hasattr(model, "peft_config"):
+        adapters.name_base(model, config)
     task.configure(tokenizer, model)
     return model
 
