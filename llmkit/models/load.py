@@ -1,12 +1,15 @@
 """Loads models: pretrained or from scratch, with or without a PEFT adapter. Safetensors only, and no remote code."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PretrainedConfig
@@ -16,7 +19,7 @@ from llmkit import hub
 from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 from llmkit.log import log
 from llmkit.models import adapters, vectors
-from llmkit.recipe import ModelConfig
+from llmkit.recipe import ModelConfig, read_yaml
 from llmkit.task import Model, Task, Tokenizer
 
 UNUSED_MODULES = {"AutoModel": ("pooler",)}
@@ -106,11 +109,60 @@ def read_config(name: str, from_scratch: bool = False) -> PretrainedConfig:
         return transformers.AutoConfig.from_pretrained(**hub.load_args(path), trust_remote_code=False)
 
 
-def task_for_checkpoint(config: ModelConfig, task: Task) -> Task:
-    """Return the task with what the pretrained folder says beside its weights, see `Task.with_checkpoint`."""
-    if config.from_scratch or not isinstance(config.name, (str, Path)):
+def fit_task(config: ModelConfig, task: Task, rows: Mapping[str, Dataset]) -> Task:
+    """Return the task with what the pretrained folder says beside its weights (`Task.with_checkpoint`), fitted to `rows`.
+
+    If the model has a head that was trained for the same labels, they are in the order of its logits; what becomes of a
+    head with other labels is logged. Raises UsageError if such a head cannot be replaced.
+    """
+    by_name = isinstance(config.name, (str, Path))
+    if by_name and not config.from_scratch:
+        task = task.with_checkpoint(hub.find_model(str(config.name)), None)
+    task = task.fit(rows)
+    saved, labels = head_labels(config, task), _labels(task)
+    if _fits(saved, labels):
+        if saved not in ([], labels):
+            log(f"the model's head has no names for its labels; it is trained further as {', '.join(labels)}", "config")
         return task
-    return task.with_checkpoint(hub.find_model(str(config.name)), None)
+    if {*saved} == {*labels} and hasattr(task, "labels"):
+        log(f"labels in the order of the model's head, which is trained further: {', '.join(saved)}", "config")
+        return replace(task, labels=tuple(saved))
+    keep = f"; to keep it, set --task.labels '{json.dumps(saved, ensure_ascii=False)}'" if {*labels} < {*saved} else ""
+    what = f"the model's head was trained for {', '.join(saved)}, the data has {', '.join(labels)}"
+    folder = adapters.adapter_folder(config)
+    if folder or not by_name:
+        fix = adapters.merge_first(folder) if folder else "give a model with a head for these, named in its id2label"
+        raise UsageError(f"model {str(folder or type(config.name).__name__)!r}: {what}{keep}; {fix}")
+    log(f"{what}: it is replaced by a new head{keep}", "warning")
+    return task
+
+
+def head_labels(config: ModelConfig, task: Task) -> list[str]:
+    """Return the labels of the head that a pretrained model has for the task, in the order of its logits, if it has one.
+
+    An adapter's head is described in the recipe.yaml beside it.
+    """
+    if config.from_scratch or not _labels(task):
+        return []
+    if folder := adapters.adapter_folder(config):
+        recipe = folder / "recipe.yaml"
+        return [*(read_yaml(recipe)["task"].get("labels") or ())] if recipe.exists() else []
+    if isinstance(config.name, (str, Path)):
+        saved = read_config(str(config.name))
+        names = saved.architectures or []
+    else:
+        saved, names = config.name.config, [type(config.name).__name__]
+    cls = getattr(transformers, task.auto_class)._model_mapping.get(type(saved), None)
+    return [n for _, n in sorted((saved.id2label or {}).items())] if getattr(cls, "__name__", "") in names else []
+
+
+def _labels(task: Task) -> list[str]:
+    return [*task.config_fields.get("id2label", {}).values()]
+
+
+def _fits(saved: list[str], labels: list[str]) -> bool:
+    """Whether a head for the labels `saved` can be trained further for `labels`: none, the same, or one without names."""
+    return saved in ([], labels, [f"LABEL_{i}" for i in range(len(labels))])
 
 
 def max_positions(config: PretrainedConfig, tokenizer: Tokenizer | None = None) -> int | None:
@@ -170,6 +222,8 @@ def load_model(config: ModelConfig, task: Task, tokenizer: Tokenizer, training: 
         args = {"config": model_config, "dtype": dtype if config.dtype == "auto" else getattr(torch, config.dtype)}
         load = _new_model if config.from_scratch else _pretrained_model
         model, new = load(config, task, tokenizer, args)
+        if training and not _fits(head_labels(config, task), _labels(task)):
+            new = sorted({*new, *_start_head_again(model)})
         _resize_embeddings(model, tokenizer, frozen=bool(training and has_adapter))
     freeze_unused(model, task)
     model = adapters.add_adapter(model, config, task, training, new)
@@ -228,6 +282,16 @@ def _pretrained_model(
         more = f" and {len(new) - 4} more" if len(new) > 4 else ""
         log(f"new weights, to be trained: {', '.join(new[:4])}{more}", "config")
     return model, new
+
+
+def _start_head_again(model: Model) -> list[str]:
+    """Set the weights of a model's head to random ones, and return their names."""
+    body = {*model.base_model.modules(), model}
+    head = {name: module for name, module in model.named_modules() if module not in body}
+    for module in head.values():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return [f"{name}.{parameter}" for name, m in head.items() for parameter, _ in m.named_parameters(recurse=False)]
 
 
 def _resize_embeddings(model: Model, tokenizer: Tokenizer, frozen: bool) -> None:

@@ -28,7 +28,9 @@ from llmkit.task import (
     label_losses,
     predict_batches,
     predict_values,
+    read_list,
 )
+from llmkit.tasks._labels import missing_labels_fix
 
 Words = list[tuple[str, float | None, float]]
 """`(predicted tag, loss, probability of that tag)` of each word of a sentence; without sub-words, no loss."""
@@ -58,11 +60,12 @@ class TokenClassification(Task):
         return {"id2label": dict(enumerate(self.labels)), "label2id": {n: i for i, n in enumerate(self.labels)}}
 
     def read_row(self, row: Row) -> Row | Sequence[Row | ValueError]:
-        words = spans.read_words(row.get("tokens"))
-        return {"tokens": words, "tags": spans.read_tags(row.get("tags"), words)}
+        words = spans.read_words(read_list(row.get("tokens")))
+        return {"tokens": words, "tags": spans.read_tags(read_list(row.get("tags")), words)}
 
     def read_question(self, row: Row) -> list[Any]:
         values = predict_values(self, row)
+        values["tokens"] = read_list(values["tokens"])
         self.locate(values)
         sentence = values.pop("tokens")
         return [{"text" if isinstance(sentence, str) else "tokens": sentence, **values}]
@@ -76,8 +79,10 @@ class TokenClassification(Task):
             task = replace(self, labels=self.labels or tuple(sorted(tags)))
         for part, dataset in rows.items():
             if unknown := [tag for tags in dataset["tags"] for tag in tags if tag not in {"O", *task.labels}]:
-                names = ", ".join(sorted(set(unknown))[:8])
-                log(f"{part}: {plural(len(unknown), 'word')} with tags the model has no label for ({names})", "warning")
+                names = sorted(set(unknown))
+                what = f"{plural(len(unknown), 'word')} with tags the model has no label for ({', '.join(names[:8])})"
+                fix = f"; {missing_labels_fix(task.labels, names)}" if "train" in rows else ""
+                log(f"{part}: {what}{fix}", "warning")
         return task
 
     def texts(self, rows: Dataset) -> Iterator[str]:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,3 +342,20 @@ def test_object_without_a_folder_is_said_to_be_an_unnamed_base(tiny_gpt2: Path, 
     model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1))
     load_model(ModelConfig(name=model, adapter=LORA), LM, tokenizer)
     assert "will not say what its base model is" in capsys.readouterr().err
+
+
+def test_head_of_an_adapter_is_kept_for_its_labels_and_refused_for_others(
+    tiny_bert: Path, review_recipe: Any, capsys: pytest.CaptureFixture
+) -> None:
+    first = review_recipe("first", model=ModelConfig(name=str(tiny_bert), adapter={"r": 2}), training={"max_steps": 4})
+    task = TextClassification(labels=("positive", "negative"))  # not in alphabetical order
+    run = llmkit.run(replace(first, task=task))
+    again = llmkit.build_trainer(review_recipe("again", model=ModelConfig(name=str(run.output))))
+    assert again.task.labels == ("positive", "negative")
+    assert again.task.score(again.stats("validation")) == pytest.approx(run.metrics["after"], rel=1e-4)
+    rows = [{"text": f"text {i}", "label": "ab"[i % 2]} for i in range(20)]
+    other = review_recipe("other", model=ModelConfig(name=str(run.output)), train=rows, validation=rows[::3])
+    assert "was trained for positive, negative, the data has a, b" in (
+        line := fault(lambda: llmkit.build_trainer(other))
+    )
+    assert "merge it first" in line
