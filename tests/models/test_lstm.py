@@ -137,7 +137,7 @@ def test_the_loss_is_the_mean_over_the_tokens_that_count() -> None:
     assert torch.allclose(halved * 2, expected * (labels[:, 1:] != -100).sum())
 
 
-# -- hidden states, as Transformers' own model tests ask for them (test_lstm_mixins.py)
+# -- hidden states, as Transformers' own model tests ask for them (../test_lstm_mixins.py)
 
 
 @pytest.mark.parametrize("mask", [None, MASK])

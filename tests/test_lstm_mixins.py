@@ -2,9 +2,9 @@
 
 Give a checkout of Transformers, of the installed version, to run them; they need the package `parameterized` too:
 
-    TRANSFORMERS_CHECKOUT=~/transformers pytest -o addopts=--import-mode=importlib tests/models/test_lstm_mixins.py
+    TRANSFORMERS_CHECKOUT=~/transformers pytest -o addopts=--import-mode=importlib tests/test_lstm_mixins.py
 
-What they showed has tests of its own in test_lstm.py, which always run.
+What they showed has tests of its own in models/test_lstm.py, which always run.
 """
 
 from __future__ import annotations
