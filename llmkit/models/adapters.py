@@ -44,10 +44,9 @@ BASE_FILE = "base_model.json"
 
 def adapter_folder(config: ModelConfig) -> Path | None:
     """Return the folder of `model.name` if it holds an adapter, and the recipe wants its weights."""
-    if config.from_scratch or not isinstance(config.name, (str, Path)):
-        return None
-    path = hub.find_model(str(config.name))
-    return path if (path / "adapter_config.json").exists() else None
+    is_pretrained = not config.from_scratch and isinstance(config.name, (str, Path))
+    path = hub.find_model(str(config.name)) if is_pretrained else None
+    return path if path and (path / "adapter_config.json").exists() else None
 
 
 def base_model_of(adapter: Path) -> str:

@@ -165,8 +165,7 @@ class Trainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save:
-            adapters.write_base(self.model, folder)
+        adapters.write_base(self.model, folder)
         pickle = folder / "training_args.bin"
         if self.args.should_save and pickle.exists():
             pickle.unlink()
