@@ -103,7 +103,7 @@ def prepare(recipe: Recipe) -> Prepared:
     raise_faults([*faults, *arguments.check(recipe.training)])
     args = arguments.build(recipe)
     loaded = loading.load_rows(recipe.data, task)
-    task = load.task_for_checkpoint(recipe.model, task).fit(loaded.rows)
+    task = load.fit_task(recipe.model, task, loaded.rows)
     recipe = replace(recipe, task=task)
     arguments.set_metric(args, recipe)
     tokenizer = tokenizers.get_tokenizer(recipe.model, task, loaded.rows["train"])

@@ -19,9 +19,11 @@ A class variable may be a property of a task whose `fit` decides it, such as the
 models are passed in and never kept. Imports stay at the top of a task's file; `llmkit.tasks` loads it when it is named.
 """
 
+import ast
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +57,10 @@ PREDICT_ROWS = 32
 
 REQUIRED = ("name", "columns", "auto_class", "metrics", "encode", "score")
 """Members without a default that is of use."""
+
+_TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+LIST = re.compile(rf"\[\s*(?P<items>(?:{_TEXT}(?:\s*,\s*{_TEXT})*\s*,?\s*)?)\]|\[\s*{_TEXT}.*\]", re.DOTALL)
+"""A list of texts in a cell of a table, with its `items`, or what only looks like one."""
 
 OLD_MEMBERS = {
     **{old: f"is now {new}" for old, new in {
@@ -91,6 +97,19 @@ def is_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def read_list(value: Any) -> Any:
+    """Return the list of texts that a table's cell holds, such as `['a', 'b']`; any other value as it is.
+
+    Raises ValueError for a list without commas, as NumPy writes it: Python would join its texts.
+    """
+    if not isinstance(value, str) or not (cell := LIST.fullmatch(value.strip())):
+        return value
+    try:
+        return ast.literal_eval(cell[0] if cell["items"] is not None else "")
+    except (ValueError, SyntaxError):
+        raise ValueError(f"{value!r} is not a list; write one as ['a', 'b'], with commas") from None
 
 
 def baseline_values(**kinds: Mapping[str, float]) -> dict[str, Json]:

@@ -147,6 +147,8 @@ def online(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
              "--data.max_length", "32", "--output", "run", "--run.references", "false"]  # fmt: skip
     commands = {
         "train": train,
+        "train an adapter": [*train, "--model.adapter.type", "lora", "--output", "adapter"],
+        "use the adapter": ["predict", "adapter", "good film number 3", "--json"],
         "without safetensors": ["generate", "someone/only-bin", "Once"],
         "mistyped": ["generate", "gtp2", "Once"],
         "mistyped, with an owner": ["predict", "someone/nothing", "a film"],
@@ -165,6 +167,14 @@ def test_train_starts_from_a_model_by_name(online: dict[str, Any]) -> None:
     assert json.loads((run / "metrics.json").read_text())["steps"] == 2
     model = AutoModelForSequenceClassification.from_pretrained(run)
     assert set(model.config.label2id) == {"yes", "no"}
+
+
+def test_adapter_keeps_the_name_of_its_base_model(online: dict[str, Any]) -> None:
+    """With the hash of the weights that were downloaded."""
+    config = json.loads((online["folder"] / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "bert-base-uncased"
+    assert len(json.loads((online["folder"] / "adapter" / "base_model.json").read_text())["sha256"]) == 64
+    assert online["use the adapter"]["code"] == 0 and "label" in online["use the adapter"]["out"]
 
 
 def test_train_starts_from_the_downloaded_weights(online: dict[str, Any], tiny_bert: Path) -> None:

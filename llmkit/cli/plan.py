@@ -5,7 +5,7 @@ import transformers
 from torch.utils.benchmark import Timer
 
 from llmkit.log import plural
-from llmkit.models import load
+from llmkit.models import adapters, load
 from llmkit.pipeline import Prepared, prepare
 from llmkit.recipe import Recipe
 from llmkit.task import Model
@@ -64,7 +64,8 @@ def _empty_model(prepared: Prepared) -> tuple[Model, int, int]:
         architecture.update({**task.config_fields, **vocabulary})
         with torch.device("meta"):
             model = getattr(transformers, task.auto_class).from_config(architecture)
-            model = load.add_adapter(model, config, task)
+            load.freeze_unused(model, task)
+            model = adapters.add_adapter(model, config, task)
     return model, getattr(architecture, "num_hidden_layers", 1), getattr(architecture, "hidden_size", 1)
 
 

@@ -1,34 +1,27 @@
 """Loads models: pretrained or from scratch, with or without a PEFT adapter. Safetensors only, and no remote code."""
 
 import contextlib
-import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors import SafetensorError
 from transformers import PretrainedConfig
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from llmkit import hub
 from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 from llmkit.log import log
-from llmkit.models import vectors
-from llmkit.recipe import ModelConfig
+from llmkit.models import adapters, vectors
+from llmkit.recipe import ModelConfig, read_yaml
 from llmkit.task import Model, Task, Tokenizer
 
-PEFT_TASKS = {
-    "AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM", "AutoModel": "FEATURE_EXTRACTION",
-    "AutoModelForSequenceClassification": "SEQ_CLS", "AutoModelForTokenClassification": "TOKEN_CLS",
-    "AutoModelForQuestionAnswering": "QUESTION_ANS",
-}  # fmt: skip
 UNUSED_MODULES = {"AutoModel": ("pooler",)}
 """Modules of a model that no task of an Auto class uses."""
 OFFSET_BY_PAD = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet")
@@ -64,8 +57,7 @@ def check(config: ModelConfig, task: Task) -> list[str]:
     if config.tokenizer_size < 1:
         faults.append(f"model.tokenizer_size: {config.tokenizer_size} is less than 1")
     try:
-        if config.adapter:
-            adapter_config(config.adapter, task)
+        adapters.check(config, task)
         if isinstance(config.name, (str, Path)):
             decoder = architecture(config, task).get_text_config(decoder=True)
             limit, tokens = max_positions(decoder), getattr(task, "generation", {}).get("max_new_tokens")
@@ -91,7 +83,7 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
     except UsageError as e:
         fix = "; or start from random weights with --model.from_scratch" if name in types else ""
         raise UsageError(*(fault + fix for fault in e.faults)) from None
-    _check_fields("model.config", config.config, type(base), {*base.to_dict(), *base.attribute_map})
+    adapters.check_fields("model.config", config.config, type(base), {*base.to_dict(), *base.attribute_map})
     fields = {base.attribute_map.get(k, k): v for k, v in config.config.items()}
     kept = {} if is_type else base.to_dict()
     if "num_hidden_layers" in fields:
@@ -112,22 +104,65 @@ def architecture(config: ModelConfig, task: Task) -> PretrainedConfig:
 
 def read_config(name: str, from_scratch: bool = False) -> PretrainedConfig:
     """Return the config of a folder, .gguf file, hub id or bundled model; for an adapter, that of its base model."""
-    path = _base_folder(hub.find_model(name, weights=not from_scratch))
+    path = adapters.base_folder(hub.find_model(name, weights=not from_scratch))
     with as_usage_error(f"model {name!r}: its config cannot be read", OSError, ValueError, KeyError, ImportError):
         return transformers.AutoConfig.from_pretrained(**hub.load_args(path), trust_remote_code=False)
 
 
-def task_for_checkpoint(config: ModelConfig, task: Task) -> Task:
-    """Return the task with what the pretrained folder says beside its weights, see `Task.with_checkpoint`."""
-    if config.from_scratch or not isinstance(config.name, (str, Path)):
+def fit_task(config: ModelConfig, task: Task, rows: Mapping[str, Dataset]) -> Task:
+    """Return the task with what the pretrained folder says beside its weights (`Task.with_checkpoint`), fitted to `rows`.
+
+    If the model has a head that was trained for the same labels, they are in the order of its logits; what becomes of a
+    head with other labels is logged. Raises UsageError if such a head cannot be replaced.
+    """
+    by_name = isinstance(config.name, (str, Path))
+    if by_name and not config.from_scratch:
+        task = task.with_checkpoint(hub.find_model(str(config.name)), None)
+    task = task.fit(rows)
+    saved, labels = head_labels(config, task), _labels(task)
+    if _fits(saved, labels):
+        if saved not in ([], labels):
+            log(f"the model's head has no names for its labels; it is trained further as {', '.join(labels)}", "config")
         return task
-    return task.with_checkpoint(hub.find_model(str(config.name)), None)
+    if {*saved} == {*labels} and hasattr(task, "labels"):
+        log(f"labels in the order of the model's head, which is trained further: {', '.join(saved)}", "config")
+        return replace(task, labels=tuple(saved))
+    keep = f"; to keep it, set --task.labels '{json.dumps(saved, ensure_ascii=False)}'" if {*labels} < {*saved} else ""
+    what = f"the model's head was trained for {', '.join(saved)}, the data has {', '.join(labels)}"
+    folder = adapters.adapter_folder(config)
+    if folder or not by_name:
+        fix = adapters.merge_first(folder) if folder else "give a model with a head for these, named in its id2label"
+        raise UsageError(f"model {str(folder or type(config.name).__name__)!r}: {what}{keep}; {fix}")
+    log(f"{what}: it is replaced by a new head{keep}", "warning")
+    return task
 
 
-def base_model_of(adapter: Path) -> str:
-    """Return the folder or name of an adapter's base model; a bundled one is found in this installation."""
-    base = Path(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"])
-    return base.name if not base.exists() and base.name in hub.MODELS else str(base)
+def head_labels(config: ModelConfig, task: Task) -> list[str]:
+    """Return the labels of the head that a pretrained model has for the task, in the order of its logits, if it has one.
+
+    An adapter's head is described in the recipe.yaml beside it.
+    """
+    if config.from_scratch or not _labels(task):
+        return []
+    if folder := adapters.adapter_folder(config):
+        recipe = folder / "recipe.yaml"
+        return [*(read_yaml(recipe)["task"].get("labels") or ())] if recipe.exists() else []
+    if isinstance(config.name, (str, Path)):
+        saved = read_config(str(config.name))
+        names = saved.architectures or []
+    else:
+        saved, names = config.name.config, [type(config.name).__name__]
+    cls = getattr(transformers, task.auto_class)._model_mapping.get(type(saved), None)
+    return [n for _, n in sorted((saved.id2label or {}).items())] if getattr(cls, "__name__", "") in names else []
+
+
+def _labels(task: Task) -> list[str]:
+    return [*task.config_fields.get("id2label", {}).values()]
+
+
+def _fits(saved: list[str], labels: list[str]) -> bool:
+    """Whether a head for the labels `saved` can be trained further for `labels`: none, the same, or one without names."""
+    return saved in ([], labels, [f"LABEL_{i}" for i in range(len(labels))])
 
 
 def max_positions(config: PretrainedConfig, tokenizer: Tokenizer | None = None) -> int | None:
@@ -138,11 +173,6 @@ def max_positions(config: PretrainedConfig, tokenizer: Tokenizer | None = None) 
         limit -= (text if tokenizer is None else tokenizer).pad_token_id + 1
     limits = (limit, getattr(tokenizer, "model_max_length", None))
     return min((n for n in limits if n and n < 10**9), default=None)  # Transformers writes "no limit" as 1e30
-
-
-def _check_fields(part: str, fields: Iterable[str], owner: type, known: Iterable[str]) -> None:
-    missing = f"{owner.__name__} has no such field"
-    raise_faults([f"{part}.{name}: {missing}; {suggest(name, known)}" for name in fields if name not in known])
 
 
 def _check_vectors(config: ModelConfig, task: Task) -> None:
@@ -187,13 +217,27 @@ def load_model(config: ModelConfig, task: Task, tokenizer: Tokenizer, training: 
             setattr(model_config, name, value)
         if model_config.pad_token_id is None or config.from_scratch:
             model_config.pad_token_id = tokenizer.pad_token_id
-        dtype: Any = torch.float32 if config.from_scratch or (training and not config.adapter) else "auto"
+        has_adapter = config.adapter or adapters.adapter_folder(config)
+        dtype: Any = torch.float32 if config.from_scratch or (training and not has_adapter) else "auto"
         args = {"config": model_config, "dtype": dtype if config.dtype == "auto" else getattr(torch, config.dtype)}
         load = _new_model if config.from_scratch else _pretrained_model
         model, new = load(config, task, tokenizer, args)
-    model = add_adapter(model, config, task, training, new)
+        if training and not _fits(head_labels(config, task), _labels(task)):
+            new = sorted({*new, *_start_head_again(model)})
+        _resize_embeddings(model, tokenizer, frozen=bool(training and has_adapter))
+    freeze_unused(model, task)
+    model = adapters.add_adapter(model, config, task, training, new)
+    if training and hasattr(model, "peft_config"):
+        adapters.name_base(model, config)
     task.configure(tokenizer, model)
     return model
+
+
+def freeze_unused(model: Model, task: Task) -> None:
+    """Freeze modules that the task does not use, since several processes would wait for their gradients."""
+    for name, parameter in model.named_parameters():
+        if _is_unused(name, task):
+            parameter.requires_grad_(False)
 
 
 def _new_model(config: ModelConfig, task: Task, tokenizer: Tokenizer, args: dict[str, Any]) -> tuple[Model, list[str]]:
@@ -223,7 +267,7 @@ def _pretrained_model(
 ) -> tuple[Model, list[str]]:
     """The model, and the names of the parameters that its checkpoint does not hold."""
     path = hub.find_model(str(config.name))
-    base = _base_folder(path)
+    base = adapters.base_folder(path)
     args |= hub.load_args(base)
     if "gguf_file" not in args:
         args |= {"use_safetensors": True, "ignore_mismatched_sizes": True}
@@ -234,24 +278,31 @@ def _pretrained_model(
         _clear_quantization(model, base)
     names = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     new = sorted(name for name in names if not _is_unused(name, task))
-    if base != path:
-        model = PeftModel.from_pretrained(model, str(path), is_trainable=True)
-    elif new:
+    if new and base == path:
         more = f" and {len(new) - 4} more" if len(new) > 4 else ""
         log(f"new weights, to be trained: {', '.join(new[:4])}{more}", "config")
-    size = model.get_input_embeddings().num_embeddings
-    if size < len(tokenizer):
-        if config.adapter:
-            fault = f"the tokenizer has {len(tokenizer):,} entries, the model {size:,}"
-            raise UsageError(f"model.adapter: {fault}, and an adapter cannot add embeddings; train all weights instead")
-        log(f"embeddings resized from {size:,} to {len(tokenizer):,}, the size of the tokenizer", "config")
-        model.resize_token_embeddings(len(tokenizer))
     return model, new
 
 
-def _base_folder(path: Path) -> Path:
-    """The folder of an adapter's base model, or `path` if it is not an adapter."""
-    return hub.find_model(base_model_of(path)) if (path / "adapter_config.json").exists() else path
+def _start_head_again(model: Model) -> list[str]:
+    """Set the weights of a model's head to random ones, and return their names."""
+    body = {*model.base_model.modules(), model}
+    head = {name: module for name, module in model.named_modules() if module not in body}
+    for module in head.values():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return [f"{name}.{parameter}" for name, m in head.items() for parameter, _ in m.named_parameters(recurse=False)]
+
+
+def _resize_embeddings(model: Model, tokenizer: Tokenizer, frozen: bool) -> None:
+    size = model.get_input_embeddings().num_embeddings
+    if size >= len(tokenizer):
+        return
+    if frozen:
+        fault = f"the tokenizer has {len(tokenizer):,} entries, the model {size:,}"
+        raise UsageError(f"model.adapter: {fault}, and an adapter cannot add embeddings; train all weights instead")
+    log(f"embeddings resized from {size:,} to {len(tokenizer):,}, the size of the tokenizer", "config")
+    model.resize_token_embeddings(len(tokenizer))
 
 
 def _clear_quantization(model: Model, file: Path) -> None:
@@ -265,48 +316,3 @@ def _clear_quantization(model: Model, file: Path) -> None:
 
 def _is_unused(parameter: str, task: Task) -> bool:
     return bool({*parameter.split(".")} & {*UNUSED_MODULES.get(task.auto_class, ())})
-
-
-# -- adapters
-
-
-def adapter_config(adapter: Mapping[str, Any], task: Task) -> PeftConfig:
-    """Return PEFT's config of `model.adapter`. Raises UsageError for an unknown method or field."""
-    methods = {str(k.value).lower(): v for k, v in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    fields = dict(adapter)
-    method = str(fields.pop("type", "lora")).lower()
-    if method not in methods:
-        raise UsageError(f"model.adapter.type: {method!r} is not a PEFT method; {suggest(method, methods)}")
-    cls = methods[method]
-    if issubclass(cls, PromptLearningConfig):
-        raise UsageError(f"model.adapter.type: {method} adds tokens to each row, which no task supports; choose lora")
-    _check_fields("model.adapter", fields, cls, {f.name for f in dataclasses.fields(cls)})
-    for name, value in fields.items():  # PEFT checks these only when the model is built
-        if name in ("r", "lora_alpha") and (not isinstance(value, (int, float)) or value <= 0):
-            raise UsageError(f"model.adapter.{name}: {value!r} is not a number above 0")
-    with as_usage_error("model.adapter: not accepted by PEFT", TypeError, ValueError):
-        return cls(**{"task_type": PEFT_TASKS.get(task.auto_class), **fields})
-
-
-def add_adapter(model: Model, config: ModelConfig, task: Task, training: bool = True, new: Sequence[str] = ()) -> Model:
-    """Return `model` with the adapter of `config`, if there is one and it is for training.
-
-    Parameters in `new` are trained and saved beside the adapter; PEFT would leave all but the head random, frozen and
-    unsaved. Unused modules are frozen, since several processes would wait for their gradients.
-    """
-    for name, parameter in model.named_parameters():
-        if _is_unused(name, task):
-            parameter.requires_grad_(False)
-    if not config.adapter or not training:
-        return model
-    peft_config = adapter_config(config.adapter, task)
-    if hasattr(peft_config, "fan_in_fan_out") and any(isinstance(m, Conv1D) for m in model.modules()):
-        peft_config.fan_in_fan_out = True
-    if new and hasattr(peft_config, "modules_to_save"):
-        modules = {name.rpartition(".")[0] for name in new}
-        peft_config.modules_to_save = sorted({*(peft_config.modules_to_save or []), *modules})
-    with as_usage_error("model.adapter: does not fit this model", ValueError):
-        model = get_peft_model(model, peft_config)
-    trainable, total = model.get_nb_trainable_parameters()
-    log(f"adapter {config.adapter.get('type', 'lora')}: {trainable:,} of {total:,} parameters are trained", "config")
-    return model

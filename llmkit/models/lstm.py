@@ -65,11 +65,13 @@ class LSTMConfig(PreTrainedConfig):
 @dataclass
 class LSTMOutput(ModelOutput):
     """`loss` (a number, with labels), `logits` (rows, tokens, vocabulary), `state` (with `use_cache`): the layers'
-    memory after each row's last token and the number of tokens read; rows are dimension 1 of each."""
+    memory after each row's last token and the number of tokens read; rows are dimension 1 of each. `hidden_states` (with
+    `output_hidden_states`): what the first layer reads, then each layer's output, (rows, tokens, width) each."""
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     state: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class SinusoidalPositions(nn.Module):
@@ -135,10 +137,14 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
+        output_hidden_states: bool | None = None,
         **kwargs: object,
     ) -> LSTMOutput:
         """input_ids: (rows, tokens), read on from `state`. attention_mask: (rows, tokens, or with those read before), 0
-        where a token is padding, before or after the text: it is not read. Raises ValueError for a mask of blocks."""
+        where a token is padding, before or after the text: it is not read. Raises ValueError for a mask of blocks, and if
+        attentions are asked for: there are none."""
+        if kwargs.get("output_attentions"):
+            raise ValueError("a recurrent model has no attentions; leave out output_attentions")
         use_cache = (self.config.use_cache and not self.training) if use_cache is None else use_cache
         if attention_mask is not None and attention_mask.dim() != 2:
             given = tuple(attention_mask.shape)
@@ -150,27 +156,48 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
         if self.positions is not None:
             within = torch.ones_like(input_ids) if mask is None else mask
             vectors = self.positions(vectors, read[0, :, None] + (within.cumsum(1) - 1).clamp(min=0))
-        memory = None if state is None else state[:-1] if self.config.cell == "lstm" else state[0]
-        hidden, memory = self._read(self.dropout(vectors), mask, memory, use_cache)
-        output = LSTMOutput(logits=self.lm_head(self.dropout(hidden[:, -logits_to_keep:])))
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden_states, memories = (vectors,), []
+        for i, rnn in enumerate(self._layers() if wanted else [self.rnn]):
+            n = rnn.num_layers
+            memory = None if state is None else tuple(part[i * n : (i + 1) * n] for part in state[:-1])
+            hidden, memory = self._read(rnn, self.dropout(hidden_states[-1]), mask, memory, use_cache)
+            hidden_states, memories = (*hidden_states, hidden), [*memories, memory]
+        logits = self.lm_head(self.dropout(hidden[:, -logits_to_keep:]))
+        output = LSTMOutput(logits=logits, hidden_states=hidden_states if wanted else None)
         if labels is not None:
             output.loss = self.loss_function(output.logits, labels, vocab_size=self.config.vocab_size, **kwargs)
         if use_cache:
             read = read + (input_ids.shape[1] if mask is None else mask.sum(1))
-            output.state = (*(memory if self.config.cell == "lstm" else (memory,)), read)
+            output.state = (*map(torch.cat, zip(*memories, strict=True)), read)
         return output
 
-    def _read(self, vectors: torch.Tensor, mask: torch.Tensor | None, memory: object, keep: bool) -> tuple[Any, Any]:
+    def _layers(self) -> list[nn.RNNBase]:
+        """Each layer as a module of its own, with the same weights: torch returns the output of the last layer only."""
+        layers = []
+        for i in range(self.config.num_hidden_layers):
+            width = self.config.hidden_size if i else self.config.embedding_size
+            layers.append(type(self.rnn)(width, self.config.hidden_size, batch_first=True, device="meta"))
+            for name, _ in [*layers[i].named_parameters()]:
+                setattr(layers[i], name, getattr(self.rnn, f"{name[:-1]}{i}"))
+        return layers
+
+    def _read(
+        self, rnn: nn.RNNBase, vectors: torch.Tensor, mask: torch.Tensor | None, memory: Any, keep: bool
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The last layer's output (rows, tokens, hidden), and the memory after each row's last token. Padding must not
         enter the memory; after the text it harms nothing but what is kept, and one dense run is faster on a CPU."""
+        is_lstm = self.config.cell == "lstm"
+        memory = memory if memory is None or is_lstm else memory[0]
         if mask is None or not (keep or (mask[:, 1:] > mask[:, :-1]).any()):
-            return self.rnn(vectors, memory)
+            hidden, memory = rnn(vectors, memory)
+            return hidden, memory if is_lstm else (memory,)
         order = mask.argsort(dim=1, descending=True, stable=True)  # each row's text, then its padding
         texts = vectors.gather(1, order[..., None].expand_as(vectors))
         packed = pack_padded_sequence(texts, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        packed, memory = self.rnn(packed, memory)
+        packed, memory = rnn(packed, memory)
         hidden = pad_packed_sequence(packed, batch_first=True, total_length=mask.shape[1])[0]
-        return hidden.gather(1, order.argsort(1)[..., None].expand_as(hidden)), memory
+        return hidden.gather(1, order.argsort(1)[..., None].expand_as(hidden)), memory if is_lstm else (memory,)
 
     def prepare_inputs_for_generation(
         self, input_ids: torch.LongTensor, state: Any = None, attention_mask: Any = None, **kwargs: Any
@@ -178,8 +205,7 @@ class LSTMForCausalLM(PreTrainedModel, GenerationMixin):
         """The whole prompt at first, then the last token alone: `state` is what the others left."""
         if state is not None:
             input_ids, attention_mask = input_ids[:, -1:], None
-        known = {name: kwargs[name] for name in ("use_cache", "logits_to_keep") if name in kwargs}
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "state": state, **known}
+        return {**kwargs, "input_ids": input_ids, "attention_mask": attention_mask, "state": state}
 
     def _update_model_kwargs_for_generation(
         self, outputs: LSTMOutput, model_kwargs: dict[str, Any], **kwargs: Any

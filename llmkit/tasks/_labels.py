@@ -4,6 +4,8 @@ Targets are (rows,), or (rows, labels) of 0 and 1 for several labels; logits and
 (rows, 1) for a number.
 """
 
+import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,10 +40,14 @@ class _Labels:
     """Options of the task that have no effect."""
 
     def read(self, value: Any) -> str:
-        """Return a label of a raw row as text (`1` for 1.0). Raises ValueError if it is invalid."""
-        label = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-        if not isinstance(value, (str, int, float)) or label in ("", "nan"):
+        """Return a label of a raw row as text, `1` for 1.0 and "1.0" unless that is a label. Raises ValueError if it is
+        invalid."""
+        label = str(value).strip()
+        label = label if label in self.labels else re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)
+        if not isinstance(value, (str, int, float)) or label.lower() in ("", "nan"):
             raise ValueError(f"label {value!r} is neither text nor a number")
+        if re.fullmatch(r"\[[-\d\s.,]+\]", label):
+            raise ValueError(f"label {value!r} is a list of numbers in one text; write labels as ['1', '2']")
         if self.unknown([label]):
             expected = f"one of {', '.join(self.labels[:8])}" if self.labels else "a number"
             raise ValueError(f"label {label!r} is not {expected}")
@@ -247,6 +253,12 @@ def range_faults(option: str, value: float | Mapping[str, float], maximum: float
     numbers = {f"{option}.{name}": n for name, n in value.items()} if isinstance(value, Mapping) else {option: value}
     invalid = {name: n for name, n in numbers.items() if not (isinstance(n, (int, float)) and 0 <= n <= maximum)}
     return [f"task.{name}: {n!r} is not a number from 0 to {maximum:g}" for name, n in invalid.items()]
+
+
+def missing_labels_fix(labels: Sequence[str], unknown: Sequence[str]) -> str:
+    """Return a hint for held-out rows with labels that the training rows do not have."""
+    option = json.dumps([*labels, *unknown], ensure_ascii=False)
+    return f"add training rows with them, or let the model have them: --task.labels '{option}'"
 
 
 def _names(values: Labels) -> list[str]:

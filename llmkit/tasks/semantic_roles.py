@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from llmkit.data import spans
 from llmkit.errors import UsageError
-from llmkit.task import Json, Model, Row, Tokenizer
+from llmkit.task import Json, Model, Row, Tokenizer, read_list
 from llmkit.tasks.token_classification import TokenClassification, Words
 
 
@@ -32,8 +32,10 @@ class SemanticRoles(TokenClassification):
         return [self._read_frame(row["tokens"], frame) for frame in frames]
 
     def _read_frame(self, tokens: object, frame: Row) -> Json:
-        words = spans.read_words(tokens)
-        tags = ["O" if re.fullmatch(r"[BI]-(C-)?V", t) else t for t in spans.read_tags(frame.get("tags"), words)]
+        words = spans.read_words(read_list(tokens))
+        tags = [
+            "O" if re.fullmatch(r"[BI]-(C-)?V", t) else t for t in spans.read_tags(read_list(frame.get("tags")), words)
+        ]
         return {"tokens": words, "predicate": spans.predicate_index(frame.get("predicate"), words), "tags": tags}
 
     def read_question(self, row: Row) -> list[Any]:

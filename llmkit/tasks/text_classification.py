@@ -31,6 +31,7 @@ from llmkit.task import (
     baseline_values,
     model_outputs,
     predict_batches,
+    read_list,
     read_text,
 )
 from llmkit.tasks import _labels
@@ -59,10 +60,13 @@ class TextClassification(Task):
 
     name: ClassVar[str] = "text-classification"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "text": ("sentence", "review", "content", "body", "sentence1", "premise", "question1"),
-        "text_pair": ("sentence2", "hypothesis", "question2"),
-        "label": ("labels", "category", "class", "sentiment", "intent", "score", "similarity_score"),
-    }
+        "text": ("sentence", "review", "content", "body", "sentence1", "premise", "question1", "#1 String"),
+        "text_pair": ("sentence2", "hypothesis", "question2", "#2 String"),
+        "label": (
+            "labels", "category", "class", "sentiment", "intent", "score", "similarity_score", "gold_label", "is_duplicate",
+            "Quality",
+        ),
+    }  # fmt: skip
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (("text", "label"),)
     auto_class: ClassVar[str] = "AutoModelForSequenceClassification"
 
@@ -99,7 +103,8 @@ class TextClassification(Task):
         return faults + _labels.range_faults("threshold", self.threshold or {}, 1)
 
     def read_row(self, row: Row) -> Row:
-        texts, label = {c: read_text(row, c) for c in ("text", "text_pair") if c in row}, row.get("label")
+        texts = {c: read_text(row, c) for c in ("text", "text_pair") if c in row}
+        label = read_list(row.get("label"))
         if self.problem_type == MULTI and not isinstance(label, list):
             raise ValueError(f"label {label!r} is not a list of labels")
         if not isinstance(label, list) or self.problem_type not in ("", MULTI):
@@ -118,7 +123,13 @@ class TextClassification(Task):
             if isinstance(values[0], list) != (task.problem_type == MULTI):
                 faults.append(f"data.{part}: labels such as {values[0]!r}, unlike those of the training rows")
             elif unknown := task.kind.unknown(values):
-                faults.append(f"data.{part}: labels that are not in the training rows: {', '.join(unknown[:8])}")
+                fix = (
+                    _labels.missing_labels_fix(task.labels, unknown)
+                    if task.labels and "train" in rows
+                    else "remove them"
+                )
+                what = f"labels that are not in the training rows: {', '.join(unknown[:8])}"
+                faults.append(f"data.{part}: {what}; {fix}")
         raise_faults(faults)
         return task
 

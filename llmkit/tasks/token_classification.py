@@ -28,7 +28,9 @@ from llmkit.task import (
     label_losses,
     predict_batches,
     predict_values,
+    read_list,
 )
+from llmkit.tasks._labels import missing_labels_fix
 
 Words = list[tuple[str, float | None, float]]
 """`(predicted tag, loss, probability of that tag)` of each word of a sentence; without sub-words, no loss."""
@@ -63,11 +65,12 @@ class TokenClassification(Task):
     def read_row(self, row: Row) -> Row | Sequence[Row | ValueError]:
         if row.get("answer") in ("reject", "ignore"):
             raise ValueError(f"the annotator's answer is {row['answer']!r}")
-        words, tags = spans.read_sentence(row.get("tokens"), row.get("tags"))
+        words, tags = spans.read_sentence(read_list(row.get("tokens")), read_list(row.get("tags")))
         return {"tokens": words, "tags": tags}
 
     def read_question(self, row: Row) -> list[Any]:
         values = predict_values(self, row)
+        values["tokens"] = read_list(values["tokens"])
         text, sentence = self.locate(values)["text"], values.pop("tokens")
         return [{"tokens": sentence, **values} if spans.is_words(sentence) else {"text": text, **values}]
 
@@ -80,8 +83,10 @@ class TokenClassification(Task):
             task = replace(self, labels=self.labels or tuple(sorted(tags)))
         for part, dataset in rows.items():
             if unknown := [tag for tags in dataset["tags"] for tag in tags if tag not in {"O", *task.labels}]:
-                names = ", ".join(sorted(set(unknown))[:8])
-                log(f"{part}: {plural(len(unknown), 'word')} with tags the model has no label for ({names})", "warning")
+                names = sorted(set(unknown))
+                what = f"{plural(len(unknown), 'word')} with tags the model has no label for ({', '.join(names[:8])})"
+                fix = f"; {missing_labels_fix(task.labels, names)}" if "train" in rows else ""
+                log(f"{part}: {what}{fix}", "warning")
         return task
 
     def texts(self, rows: Dataset) -> Iterator[str]:

@@ -15,6 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from llmkit.collate import Feature, check_batch
 from llmkit.data.sampler import FILLER, EpochLoader, EpochSampler, RowView
 from llmkit.data.stream import Stream
+from llmkit.models import adapters
 from llmkit.task import Batch, Json, Model, Task, Tokenizer
 from llmkit.training import checks
 
@@ -164,6 +165,7 @@ class Trainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         super()._save(output_dir, state_dict)
         folder = Path(output_dir or self.args.output_dir)
+        adapters.write_base(self.model, folder)
         pickle = folder / "training_args.bin"
         if self.args.should_save and pickle.exists():
             pickle.unlink()

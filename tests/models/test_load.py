@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    Qwen3Config,
+)
 from transformers.utils import logging
 
 from llmkit import ModelConfig, UsageError
-from llmkit.models.load import (
-    architecture,
-    base_model_of,
-    check,
-    load_model,
-    max_positions,
-    quiet_transformers,
-    read_config,
-    task_for_checkpoint,
-)
+from llmkit.models.load import architecture, check, fit_task, load_model, max_positions, quiet_transformers, read_config
 from llmkit.models.tokenizers import load_tokenizer, train_tokenizer
 from llmkit.pipeline import prepare
-from llmkit.tasks import CausalLM, MaskedLM, SentenceEmbedding, Seq2Seq, TextClassification
+from llmkit.tasks import CausalLM, MaskedLM, SentenceEmbedding, Seq2Seq, TextClassification, TokenClassification
 
 LM, MLM, CLS = CausalLM(), MaskedLM(), TextClassification(labels=("bad", "good", "so so"))
 LORA = {"type": "lora", "r": 2, "target_modules": "all-linear"}
@@ -225,64 +224,6 @@ def test_embeddings_are_not_resized_to_a_smaller_tokenizer(tiny_gpt2: Path) -> N
     assert load(tiny_gpt2, tokenizer=small).get_input_embeddings().num_embeddings > len(small)
 
 
-# -- adapters
-
-
-def test_only_the_adapter_is_trained(tiny_gpt2: Path) -> None:
-    model = load(tiny_gpt2, adapter={"type": "lora", "r": 2, "lora_alpha": 8})
-    assert trainable(model) and all("lora_" in name for name in trainable(model))
-    config = model.peft_config["default"]
-    assert (config.r, config.lora_alpha, config.task_type, config.fan_in_fan_out) == (2, 8, "CAUSAL_LM", True)
-    assert model.config.model_type == "gpt2"
-
-
-@pytest.mark.parametrize("folder, new", [("tiny_bert", {"classifier", "bert.pooler.dense"}), ("tiny_gpt2", {"score"})])
-def test_new_weights_are_trained_with_an_adapter(folder: str, new: set[str], request: pytest.FixtureRequest) -> None:
-    model = load(request.getfixturevalue(folder), CLS, adapter={"r": 2})
-    others = {name for name in trainable(model) if "lora_" not in name}
-    assert {n.split(".modules_to_save")[0] for n in others} == {f"base_model.model.{n}" for n in new}
-    assert len(others) < len(trainable(model))
-
-
-def test_new_adapter_does_not_change_the_output(tiny_gpt2: Path) -> None:
-    ids = torch.arange(10)[None]
-    with torch.no_grad():
-        assert torch.equal(load(tiny_gpt2, adapter=LORA)(input_ids=ids).logits, load(tiny_gpt2)(input_ids=ids).logits)
-
-
-def test_adapter_folder_loads_with_its_base_model(tiny_gpt2: Path, tmp_path: Path) -> None:
-    model = load(tiny_gpt2, adapter=LORA)
-    for name, p in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.ones_(p)
-    model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(tiny_gpt2).save_pretrained(tmp_path)
-    ids = torch.arange(10)[None]
-    again = load(tmp_path, training=False).eval()
-    with torch.no_grad():
-        found, expected = again(input_ids=ids).logits, model.eval()(input_ids=ids).logits
-        assert torch.allclose(found, expected) and not torch.allclose(found, load(tiny_gpt2)(input_ids=ids).logits)
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["r"] == 2
-
-
-def test_no_adapter_is_added_for_inference(tiny_gpt2: Path) -> None:
-    assert not hasattr(load(tiny_gpt2, adapter=LORA, training=False), "peft_config")
-
-
-@pytest.mark.parametrize(
-    "adapter, needles",
-    [
-        ({"type": "lorra"}, ("model.adapter.type", "'lorra'", "'lora'")),
-        ({"rank": 8}, ("model.adapter.rank", "LoraConfig")),
-        ({"r": 0}, ("model.adapter", "0")),
-        ({"target_modules": ["q_proj"]}, ("model.adapter", "q_proj")),
-    ],
-)
-def test_invalid_adapter_is_named(tiny_gpt2: Path, adapter: dict, needles: tuple[str, ...]) -> None:
-    line = fault(tiny_gpt2, adapter=adapter)
-    assert [n for n in needles if n not in line] == []
-
-
 # -- dtype
 
 
@@ -395,24 +336,143 @@ def test_unused_modules_are_frozen_and_not_logged_as_new(tiny_bert: Path, capsys
     assert frozen == {"pooler.dense.weight", "pooler.dense.bias"} and "new weights" not in capsys.readouterr().err
 
 
-def test_base_model_of_an_adapter_is_found_in_this_installation(tmp_path: Path) -> None:
-    def base(name: str) -> str:
-        (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": name}))
-        return base_model_of(tmp_path)
-
-    assert base("/elsewhere/llmkit/bundled/tiny-gpt2") == "tiny-gpt2"
-    assert base("openai/gpt2") == "openai/gpt2" and base(str(tmp_path)) == str(tmp_path)
-
-
 def test_task_is_adapted_to_a_pretrained_folder_only(tiny_bert: Path) -> None:
     class Recording(SentenceEmbedding):
         def with_checkpoint(self, folder: Path, config: Any) -> Any:
-            return (folder, config)
+            seen.append((folder, config))
+            return self
 
-    task = Recording()
-    assert task_for_checkpoint(ModelConfig(name=str(tiny_bert)), task) == (tiny_bert, None)
-    assert task_for_checkpoint(ModelConfig(name=str(tiny_bert), from_scratch=True), task) is task
-    assert task_for_checkpoint(ModelConfig(name=torch.nn.Linear(1, 1)), task) is task
+        def fit(self, rows: Any) -> Any:
+            return self
+
+    seen: list[Any] = []
+    fit_task(ModelConfig(name=str(tiny_bert)), Recording(), {})
+    assert seen == [(tiny_bert, None)]
+    fit_task(ModelConfig(name=str(tiny_bert), from_scratch=True), Recording(), {})
+    fit_task(ModelConfig(name=torch.nn.Linear(1, 1)), Recording(), {})
+    assert len(seen) == 1
+
+
+# -- a head that was trained before
+
+
+MOODS = ["positive", "negative"]
+
+
+@pytest.fixture(scope="module")
+def moody(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier whose labels are not in alphabetical order."""
+    return with_head(tiny_bert, tmp_path_factory.mktemp("moody"), MOODS)
+
+
+def with_head(base: Path, folder: Path, labels: list[str]) -> Path:
+    names = dict(enumerate(labels))
+    options = {"id2label": names, "label2id": {n: i for i, n in names.items()}}
+    AutoModelForSequenceClassification.from_pretrained(base, **options).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
+
+
+def labelled(labels: list[Any]) -> dict[str, Dataset]:
+    return {"train": Dataset.from_list([{"text": f"text {i}", "label": label} for i, label in enumerate(labels)])}
+
+
+def head(model: Any) -> torch.Tensor:
+    return model.classifier.weight.detach()
+
+
+def refit(name: Any, values: list[Any], capsys: Any, **options: Any) -> tuple[Any, Any, str]:
+    """The fitted task, the model that is trained, and what was logged before it was loaded."""
+    config = ModelConfig(name=name if isinstance(name, torch.nn.Module) else str(name))
+    task = fit_task(config, TextClassification(**options), labelled(values))
+    logged = capsys.readouterr().err
+    tokenizer = (
+        train_tokenizer("bpe", 300, iter(["a"]), "bert") if not isinstance(name, Path) else load_tokenizer(str(name))
+    )
+    return task, load_model(config, task, tokenizer), logged
+
+
+@pytest.mark.parametrize("order", [["negative", "positive"], ["positive", "negative"]])
+@pytest.mark.parametrize("options", [{}, {"labels": ("negative", "positive")}])
+def test_head_for_the_same_labels_is_kept_and_they_are_in_its_order(
+    moody: Path, order: list[str], options: dict, capsys: pytest.CaptureFixture
+) -> None:
+    task, model, logged = refit(moody, order, capsys, **options)
+    assert list(task.labels) == MOODS == list(model.config.id2label.values())
+    assert torch.equal(head(model), load_file(moody / "model.safetensors")["classifier.weight"])
+    assert "labels in the order of the model's head, which is trained further: positive, negative" in logged
+
+
+@pytest.mark.parametrize("labels", [["joy", "anger"], ["negative", "neutral", "positive"], [["positive"], ["x"]]])
+def test_head_for_other_labels_is_named_and_replaced(moody: Path, labels: list, capsys: pytest.CaptureFixture) -> None:
+    """Also one of the same size, which would fit; the body of the model is kept."""
+    _, model, logged = refit(moody, labels, capsys)
+    assert "the model's head was trained for positive, negative, the data has" in logged and "new head" in logged
+    saved = load_file(moody / "model.safetensors")
+    assert not torch.equal(head(model), saved["classifier.weight"]) and head(model).std() > 0
+    assert torch.equal(model.bert.pooler.dense.weight, saved["bert.pooler.dense.weight"])
+
+
+def test_head_for_more_labels_than_the_data_has_can_be_kept(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = with_head(tiny_bert, tmp_path, ["positive", "neutral", "negative"])
+    _, _, logged = refit(folder, ["positive", "negative"], capsys)
+    labels = json.loads(re.search("to keep it, set --task.labels '(.*)'", logged)[1])
+    task, model, logged = refit(folder, ["positive", "negative"], capsys, labels=tuple(labels))
+    assert list(task.labels) == ["positive", "neutral", "negative"] and "head" not in logged
+    assert torch.equal(head(model), load_file(folder / "model.safetensors")["classifier.weight"])
+
+
+def test_head_without_names_is_kept_and_that_is_said(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = with_head(tiny_bert, tmp_path, ["LABEL_0", "LABEL_1"])
+    _, model, logged = refit(folder, ["b", "a"], capsys)
+    assert "has no names for its labels; it is trained further as a, b" in logged
+    assert torch.equal(head(model), load_file(folder / "model.safetensors")["classifier.weight"])
+    assert "new head" in refit(folder, ["a", "b", "c"], capsys)[2]
+
+
+def test_body_without_a_head_says_nothing_of_labels(tiny_bert: Path, capsys: pytest.CaptureFixture) -> None:
+    task, _, logged = refit(tiny_bert, ["b", "a"], capsys)
+    assert task.labels == ("a", "b") and "head" not in logged
+
+
+def test_head_of_a_regression_is_not_used_for_labels(
+    tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = with_head(tiny_bert, tmp_path, ["score"])
+    assert refit(folder, [0.5, 1.5], capsys)[2].count("head") == 0
+    assert "trained for score, the data has a, b: it is replaced" in refit(folder, ["a", "b"], capsys)[2]
+
+
+def test_labels_of_an_object_are_those_of_its_head(moody: Path, capsys: pytest.CaptureFixture) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(moody)
+    task, _, _ = refit(model, ["negative", "positive"], capsys)
+    assert list(task.labels) == MOODS
+    with pytest.raises(
+        UsageError, match="was trained for positive, negative, the data has a, b; give a model with a head"
+    ):
+        refit(model, ["a", "b"], capsys)
+
+
+def test_new_head_over_a_model_with_another_is_trained_with_an_adapter(
+    moody: Path, capsys: pytest.CaptureFixture
+) -> None:
+    task = TextClassification(labels=("a", "b"))
+    names = {n for n in trainable(load(moody, task, adapter={"r": 2})) if "lora_" not in n}
+    assert names == {f"base_model.model.classifier.modules_to_save.default.{p}" for p in ("weight", "bias")}
+
+
+def test_tags_are_in_the_order_of_the_head(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = ["O", "B-PER", "I-PER"]
+    AutoModelForTokenClassification.from_pretrained(tiny_bert, id2label=dict(enumerate(names))).save_pretrained(
+        tmp_path
+    )
+    rows = {"train": Dataset.from_list([{"tokens": ["a", "b", "c"], "tags": ["B-PER", "I-PER", "O"]}])}
+    task = fit_task(ModelConfig(name=str(tmp_path)), TokenClassification(), rows)
+    assert list(task.labels) == names and "labels in the order of the model's head" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fails", [True, False])

@@ -137,6 +137,59 @@ def test_the_loss_is_the_mean_over_the_tokens_that_count() -> None:
     assert torch.allclose(halved * 2, expected * (labels[:, 1:] != -100).sum())
 
 
+# -- hidden states, as Transformers' own model tests ask for them (../test_lstm_mixins.py)
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_hidden_states_are_the_outputs_of_each_layer_and_change_nothing_else(model: Any, mask: Any) -> None:
+    plain, outputs = model(IDS, mask), model(IDS, mask, output_hidden_states=True)
+    assert plain.hidden_states is None and torch.allclose(outputs.logits, plain.logits, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(outputs.state, plain.state, strict=True))
+    vectors, first, last = outputs.hidden_states
+    assert torch.allclose(model.lm_head(last), plain.logits, atol=1e-6)
+    if mask is None:
+        layer = type(model.rnn)(12, 16, batch_first=True)
+        layer.load_state_dict({name: w for name, w in model.rnn.state_dict().items() if name.endswith("_l0")})
+        assert torch.allclose(first, layer(vectors)[0], atol=1e-6)
+
+
+def test_hidden_states_go_on_from_the_state(model: Any) -> None:
+    model.config.output_hidden_states = True
+    start, whole = model(IDS[:, :5]), model(IDS)
+    for part, expected in zip(model(IDS[:, 5:], state=start.state).hidden_states, whole.hidden_states, strict=True):
+        assert torch.allclose(part, expected[:, 5:], atol=1e-5)
+
+
+def test_hidden_states_have_the_gradients_of_the_model(model: Any) -> None:
+    gradients = {}
+    for asked in (False, True):
+        model.zero_grad()
+        outputs = model(IDS, labels=IDS, output_hidden_states=asked)
+        outputs.loss.backward()
+        gradients[asked] = {name: p.grad.clone() for name, p in model.named_parameters()}
+    assert all(torch.allclose(g, gradients[True][name], atol=1e-5) for name, g in gradients[False].items())
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_generate_returns_the_hidden_states_of_each_token(model: Any, beams: int) -> None:
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "num_beams": beams, "return_dict_in_generate": True}
+    steps = model.generate(IDS, output_hidden_states=True, do_sample=False, **options).hidden_states
+    assert [[tuple(h.shape[:2]) for h in step] for step in steps] == [[(3 * beams, n)] * 3 for n in (9, 1, 1)]
+
+
+def test_attentions_are_refused_and_not_ignored(model: Any) -> None:
+    with pytest.raises(ValueError, match="no attentions"):
+        model(IDS, output_attentions=True)
+
+
+def test_arguments_of_generate_reach_the_model(model: Any) -> None:
+    inputs = model.prepare_inputs_for_generation(IDS, use_cache=True, output_hidden_states=True, another=3)
+    assert {k: inputs[k] for k in ("use_cache", "output_hidden_states", "another")} == {
+        "use_cache": True, "output_hidden_states": True, "another": 3,
+    }  # fmt: skip
+    assert inputs["input_ids"] is IDS
+
+
 # -- the state, and padding
 
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,9 @@ def fault(rows: list[dict], test_rows: list[dict] | None = None, **options: Any)
         (["b", "a"], ONE, ("a", "b")),
         ([10, 2], ONE, ("2", "10")),
         ([1.0, 0.0], ONE, ("0", "1")),
-        (["1.0", "0.0"], ONE, ("0.0", "1.0")),
+        (["1.0", "0.0"], ONE, ("0", "1")),
+        (["1", "1.0", 1, 1.0, "2."], ONE, ("1", "2")),
+        (["01", "1", "1e0"], ONE, ("01", "1", "1e0")),
         ([True, False], ONE, ("False", "True")),
         (["4.75", "5.0"], NUMBER, ()),
         ([4, 2.5], NUMBER, ()),
@@ -112,6 +115,9 @@ def fault(rows: list[dict], test_rows: list[dict] | None = None, **options: Any)
         ([["b"], ["a", "b"], []], SEVERAL, ("a", "b")),
         ([[2], [10, 2], []], SEVERAL, ("2", "10")),
         ([["b"], ["a"]], SEVERAL, ("a", "b")),
+        (["['toxic', 'insult']", '["toxic"]', "[]"], SEVERAL, ("insult", "toxic")),
+        (["['1', '2.0']", "['1.0']"], SEVERAL, ("1", "2")),
+        (["[toxic]", "(b)", "['"], ONE, ("(b)", "['", "[toxic]")),
     ],
 )
 def test_labels_decide_the_problem_type(labels: list, kind: str, names: tuple[str, ...]) -> None:
@@ -150,6 +156,24 @@ TWO = [{"text": "a", "text_pair": "b", "label": "x"}, {"text": "b", "text_pair":
         (ONE_HOT, None, {}, ("data.train", "such as [0, 1], in every row")),
         ([*LISTS, {"text": "c", "label": [0, 1, 0]}], None, {}, ("row 3", "[0, 1, 0] holds a label twice")),
         ([*WORDS, {"text": "c", "label": math.nan}], None, {}, ("row 3", "nan")),
+        *(
+            ([*WORDS, {"text": "c", "label": v}], None, {}, ("row 3", "neither"))
+            for v in ("NaN", "nan", "NAN", "", " ", None)
+        ),
+        ([*LISTS, {"text": "c", "label": ["NaN"]}], None, {}, ("row 3", "neither")),
+        ([*WORDS, {"text": "c", "label": "['a' 'b']"}], None, {}, ("row 3", "is not a list", "with commas")),
+        (
+            [*WORDS, {"text": "c", "label": "[1, 0]"}],
+            None,
+            {},
+            ("row 3", "a list of numbers in one text", "['1', '2']"),
+        ),
+        (
+            [*WORDS, {"text": "c", "label": "['a', 'b']"}],
+            None,
+            {},
+            ("row 3", "'label' is list", "text in the rows before"),
+        ),
         ([*WORDS, {"text": "c", "label": {"a": 1}}], None, {}, ("row 3", "neither text nor a number")),
         ([*TWO, {"text": "c", "label": "x"}], None, {}, ("row 3", "no 'text_pair'")),
         ([*TWO, {"text": "c", "text_pair": "", "label": "x"}], None, {}, ("row 3", "empty 'text_pair'")),
@@ -185,6 +209,57 @@ def test_an_invalid_option_or_row_is_one_line(
 ) -> None:
     line = fault(rows, test_rows, **options)
     assert [text for text in expected if text not in line] == [], line
+
+
+@pytest.mark.parametrize("rows, label", [(WORDS, 'w "quoted", 中文'), (LISTS, ["x", "w"])])
+def test_a_label_that_only_a_held_out_part_has_is_refused_and_the_way_out_works(rows: list, label: Any) -> None:
+    held_out = [{"text": "c", "label": label}]
+    line = fault(rows, held_out)
+    option = re.search("--task.labels '(.*)'$", line)
+    assert option is not None and "add training rows with them" in line
+    data, task = DataConfig(), build_recipe(None, ["--task", "text-classification", "--task.labels", option[1]])[0].task
+    rows = {part: load_part(r, task, data, part) for part, r in {"train": rows, "test": held_out}.items()}
+    assert {"x", "y"} < {*task.fit(rows).labels}
+    with pytest.raises(UsageError, match=r"; remove them$"):  # when a trained model is evaluated
+        fitted(WORDS).fit({"data": load_part([{"text": "c", "label": "w"}], TextClassification(), data)})
+
+
+def test_labels_given_with_a_fraction_keep_it() -> None:
+    rows = [{"text": "a", "label": "1.0"}, {"text": "b", "label": "2.0"}]
+    assert fitted(rows, labels=("1.0", "2.0")).labels == ("1.0", "2.0")
+
+
+GLUE = {
+    "MRPC": "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n1\t7\t8\tone text\tanother\n0\t9\t10\ta b\tc d\n",
+    "QQP": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n5\t1\t2\tone text\tanother\t1\n6\t3\t4\ta b\tc d\t0\n",
+    "RTE": "index\tsentence1\tsentence2\tlabel\n0\tone text\tanother\tentailment\n1\ta b\tc d\tnot_entailment\n",
+    "MNLI": "index\tgenre\tsentence1\tsentence2\tlabel1\tgold_label\n0\tx\tone text\tanother\tneutral\tentailment\n"
+            "1\tx\ta b\tc d\tneutral\tcontradiction\n",
+    "STS-B": "index\tgenre\tsentence1\tsentence2\tscore\n0\tx\tone text\tanother\t5.000\n1\tx\ta b\tc d\t2.600\n",
+    "SST-2": "sentence\tlabel\none text\t1\na b\t0\n",
+    "CoLA": "gj04\t1\t\tone text\ngj04\t0\t*\ta b\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GLUE)
+def test_files_of_glue_are_read_as_they_come(name: str, tmp_path: Path) -> None:
+    """CoLA's has no header line: its columns are named by the option that the message proposes."""
+    file = tmp_path / "train.tsv"
+    file.write_text(GLUE[name])
+    if name == "CoLA":
+        with pytest.raises(UsageError, match=r"--data\.names A,B if the file has no header line"):
+            load_part(str(file), TextClassification(), DataConfig())
+    names = ("source", "label", "star", "text") if name == "CoLA" else ()
+    rows = load_part(str(file), TextClassification(), DataConfig(names=names))
+    assert [row["text"] for row in rows] == ["one text", "a b"]
+    pairs = name not in ("SST-2", "CoLA")
+    assert [row.get("text_pair") for row in rows] == (["another", "c d"] if pairs else [None, None])
+    expected = {
+        "RTE": ["entailment", "not_entailment"],
+        "MNLI": ["entailment", "contradiction"],
+        "STS-B": ["5", "2.600"],
+    }
+    assert rows["label"][:] == expected.get(name, ["1", "0"])
 
 
 def test_invalid_options_of_all_parts_are_reported_at_once(recipe: Callable) -> None:

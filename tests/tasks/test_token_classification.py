@@ -131,10 +131,19 @@ def test_a_word_without_sub_words_is_predicted_as_outside() -> None:
 
 def test_tags_that_are_not_in_the_training_rows_count_as_missed(recipe: Callable, capsys) -> None:
     trainer = build_trainer(recipe(test_rows=[{"tokens": ["Mia", "ran"], "tags": ["B-PER", "B-EVENT"]}] * 2))
-    assert "2 words with tags the model has no label for (B-EVENT)" in capsys.readouterr().err
+    logged = capsys.readouterr().err
+    assert "2 words with tags the model has no label for (B-EVENT)" in logged
+    assert '--task.labels \'["B-LOC", "B-PER", "I-LOC", "I-PER", "O", "B-EVENT"]\'' in logged
     stats = trainer.predict(trainer.part("validation")).predictions
     assert trainer.task.details(stats)["by_label"]["(not in training)"]["support"] == 2
     assert stats[:, 1].tolist() == [1, 1]  # words with a loss
+
+
+def test_lists_in_the_cells_of_a_table_are_words_and_tags(recipe: Callable[..., Recipe]) -> None:
+    rows = [{name: str(values) for name, values in row.items()} for row in TAGGED]
+    expected, found = (build_trainer(recipe(r)).rows["train"].to_list() for r in (TAGGED, rows))
+    assert found == expected
+    assert TokenClassification().read_question({"tokens": "['Mia', 'lives']"}) == [{"tokens": ["Mia", "lives"]}]
 
 
 def test_baselines_are_the_majority_tag_and_a_dictionary(recipe: Callable) -> None:
