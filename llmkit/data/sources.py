@@ -24,7 +24,7 @@ import pyarrow.parquet
 from llmkit.data import bundled, conll
 from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 from llmkit.hub import require_reachable
-from llmkit.recipe import is_row
+from llmkit.recipe import in_memory, is_row
 
 Spec = Any
 """A data source as a user gives it: path, glob, folder, hub id, bundled name, weighted list, Dataset or rows."""
@@ -55,6 +55,7 @@ def find(spec: Spec, part: str, document: str = "file", names: Sequence[str] = (
     .tsv, and .txt with tabs). Raises UsageError if there is no such source.
     """
     names = tuple(name.strip() for joined in names for name in joined.split(","))
+    spec = in_memory(spec)
     if hasattr(spec, "column_names") or (isinstance(spec, (list, tuple)) and spec and is_row(spec[0])):
         kind = type(spec).__name__
         if not hasattr(spec, "__len__"):
@@ -209,7 +210,7 @@ def _rows_in_memory(rows: Any, prefix: str = "") -> Iterator[RawRow]:
         return labels[column].int2str(value) if value is not None and value >= 0 else value
 
     for i, row in enumerate(rows, 1):
-        yield f"{prefix}row {i}", {k: label_name(k, v) if k in labels else v for k, v in row.items()}
+        yield f"{prefix}row {i}", {k: label_name(k, v) if k in labels else in_memory(v) for k, v in row.items()}
 
 
 # -- readers of files
