@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from llmkit.errors import UsageError, as_usage_error, raise_faults
+from llmkit.errors import PromptTooLong, UsageError, as_usage_error, raise_faults
 from llmkit.log import log, quiet_thread
 from llmkit.models.generation_config import field_faults
 from llmkit.models.load import max_positions
@@ -35,10 +35,6 @@ READS_PROMPT = (
 """Fields of GenerationConfig for which the padding before a prompt would count as text, or as length."""
 Prompt = str | Sequence[Mapping[str, str]]
 """A text, or a conversation as messages: [{"role": "user", "content": "…"}]."""
-
-
-class PromptTooLong(UsageError):
-    """A prompt leaves no room for an answer."""
 
 
 def stream(
@@ -139,12 +135,13 @@ def _generation_config(
     if tokens is None and total is None:
         tokens = model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS
     new_tokens = [total - n if tokens is None else tokens for n in lengths]
-    which = f"prompt {lengths.index(longest) + 1}" if len(lengths) > 1 else "the prompt"
+    index, several = lengths.index(longest), len(lengths) > 1
     if limit and longest >= limit:
-        raise PromptTooLong(f"{which} has {longest} tokens, the model takes {limit} with the answer; shorten it")
+        reason = f"has {longest} tokens, the model takes {limit} with the answer; shorten it"
+        raise PromptTooLong(index, several, reason)
     if min(new_tokens) < 1:
-        fault = f"max_length: {total} leaves no room after {which} of {longest} tokens"
-        raise PromptTooLong(f"{fault}; set max_new_tokens")
+        reason = f"has {longest} tokens, and max_length: {total} leaves no room after it; set max_new_tokens"
+        raise PromptTooLong(index, several, reason)
     if limit and len({*lengths}) == 1 and longest + new_tokens[0] > limit:
         room = limit - longest
         log(f"{room} new tokens instead of {new_tokens[0]}: the model takes {limit} with the prompt", "warning")

@@ -179,7 +179,7 @@ def evaluate(
     limit = load.max_positions(model.model.config, model.tokenizer)
     if max_length is not None and not 2 <= max_length <= (limit or max_length):
         raise UsageError(f"--max-length {max_length}: expected 2 to {limit or 'any number'}")
-    length = max_length or predictor.evaluation_length(predictor.recipe_of(path), task, limit)
+    length = max_length or model.max_length
     features = prepare_features(task, {"test": rows}, model.tokenizer, length, packed=False)
     with tempfile.TemporaryDirectory() as folder:
         options: Json = {"remove_unused_columns": False, "disable_tqdm": True}

@@ -31,8 +31,8 @@ from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHead
 
 import llmkit
 from llmkit.cli.main import command, guard
-from llmkit.errors import UsageError
-from llmkit.generation import PromptTooLong, generate, stream
+from llmkit.errors import PromptTooLong, UsageError
+from llmkit.generation import generate, stream
 from llmkit.models.tokenizers import train_tokenizer
 from llmkit.predictor import Predictor
 from llmkit.tasks import CausalLM
@@ -231,6 +231,12 @@ def test_padding_is_not_text_to_options_that_read_the_prompt(
     assert generate(lively, tokenizer, prompts, **options) == alone
 
 
+@pytest.mark.parametrize("option", [{"no_repeat_ngram_size": 1}, {"encoder_no_repeat_ngram_size": 1}], ids=str)
+def test_end_of_text_is_no_repetition_of_padding(letters: Any, option: dict[str, Any]) -> None:
+    model = scripted(letters, letters("abcdefg")["input_ids"])
+    assert generate(model, letters, ["abc", "a", "abcd"], return_full_text=False, **option) == ["defg", "bcdefg", "efg"]
+
+
 def test_order_of_prompts_does_not_matter(lively: Any, tokenizer: Any) -> None:
     forth = generate(lively, tokenizer, PROMPTS, max_new_tokens=12)
     assert generate(lively, tokenizer, PROMPTS[::-1], max_new_tokens=12) == forth[::-1]
@@ -300,7 +306,7 @@ def test_prompts_may_come_in_any_collection(lively: Any, tokenizer: Any, prompts
 def test_prompt_that_is_too_long_is_named(lively: Any, tokenizer: Any) -> None:
     with pytest.raises(PromptTooLong, match=r"prompt 2 has 100 tokens, the model takes 64 with the answer; shorten it"):
         generate(lively, tokenizer, ["Once", tokenizer.eos_token * 100, "The"])
-    with pytest.raises(PromptTooLong, match=r"max_length: 2 leaves no room after prompt 3 of \d+ tokens"):
+    with pytest.raises(PromptTooLong, match=r"prompt 3 has \d+ tokens, and max_length: 2 leaves no room"):
         generate(lively, tokenizer, ["a", "b", PROMPTS[3]], max_length=2)
 
 
