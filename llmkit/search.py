@@ -51,9 +51,9 @@ class Index:
         """
         if isinstance(questions, str):
             return self.query([questions], k)[0]
-        results, full = [], sum(bool(text.strip()) for text in self.texts)
+        results = []
         for scores in self.scores(questions):
-            best = np.argsort(-scores, kind="stable")[: min(k, full)]
+            best = [i for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > -np.inf]
             results.append([{"id": self.ids[i], "text": self.texts[i], "score": float(scores[i])} for i in best])
         return results
 
@@ -72,10 +72,8 @@ def build(
     predictor.require_embeddings(predictor.task_of(path))
     texts, origins = _read_texts(file, column, names)
     encoder, started = predictor.load(model), time.time()
-    full = [i for i, text in enumerate(texts.values()) if text.strip()]
-    embedded = encoder.embed([text for text in texts.values() if text.strip()], batch_size)
-    vectors = np.zeros((len(texts), embedded.shape[1]), dtype=embedded.dtype)
-    vectors[full] = embedded
+    vectors = encoder.embed([text if text.strip() else "." for text in texts.values()], batch_size)
+    vectors[[not text.strip() for text in texts.values()]] = 0
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "vectors.npy", vectors)
     lines = (json.dumps({"id": key, "text": text}, ensure_ascii=False) + "\n" for key, text in texts.items())
@@ -93,8 +91,8 @@ def _read_texts(file: str, column: str | None, names: str | None) -> tuple[dict[
     columns = (column,) if column else TEXT_COLUMNS
     found = sources.find(file, "train", "line", (names,) if names else ())
     for where, row in sources.read(found):
-        text, key = next((row[c] for c in columns if c in row), None), str(row.get("id", len(texts) + 1))
-        text = "" if text is None and any(c in row for c in columns) else text
+        text = next(("" if row[c] is None else row[c] for c in columns if c in row), None)
+        key = str(row.get("id", len(texts) + 1))
         if not isinstance(text, str):
             present = f"its columns are {', '.join(row)}; set --column NAME"
             raise UsageError(f"{where}: no text in {' or '.join(columns)}; {present}")
