@@ -19,8 +19,6 @@ import llmkit
 from llmkit import search
 from llmkit.errors import UsageError
 
-LAST = (1 / np.log2(10) + 2 / np.log2(11)) / (2 + 1 / np.log2(3))
-"""nDCG@10 of gains 1 and 2 at the ranks 9 and 10."""
 DOCUMENTS = [{"id": f"d{i}", "text": text, "page": i} for i, text in enumerate(TEXTS[:8])]
 
 
@@ -125,8 +123,7 @@ def test_empty_texts_keep_their_ids_and_are_never_found(
     judged = [{"query": DOCUMENTS[0]["text"], "relevant": ["d0"]}, {"query": "fox", "relevant": {"e1": 1, "e2": 2}}]
     result = search.evaluate(index, lines(tmp_path / "judged.jsonl", judged))
     assert "warning  2 judgements of empty texts, which count as not found\n" in capsys.readouterr().err
-    assert result["metrics"]["ndcg@10"] == pytest.approx((1 + LAST) / 2) and result["examples"] == 2
-    assert result["metrics"]["mrr"] == pytest.approx((1 + 1 / 9) / 2)
+    assert result["metrics"] == {"ndcg@10": 0.5, "recall@10": 0.5, "mrr": 0.5} and result["examples"] == 2
 
 
 def test_questions_and_data_may_come_in_any_collection(tmp_path: Path, encoder: Path, index: Path) -> None:
