@@ -1,6 +1,7 @@
 """Exceptions of llmkit, and helpers that turn a library's exception into a one-line message.
 
 UsageError (ValueError)     wrong usage or input; exit status 2
+PromptTooLong (UsageError)  one prompt of several that cannot be answered
 RunFailed (RuntimeError)    a valid run that failed, such as a NaN loss; exit status 1
 Stopped (Exception)         a run stopped by a signal after saving; exit status 128 + signal
 """
@@ -16,6 +17,14 @@ class UsageError(ValueError):
     def __init__(self, *faults: str):
         self.faults = list(faults)
         super().__init__("\n".join(faults))
+
+
+class PromptTooLong(UsageError):
+    """A prompt leaves no room for an answer: that at `index` of the prompts, for a `reason`."""
+
+    def __init__(self, index: int, several: bool, reason: str):
+        self.index, self.reason = index, reason
+        super().__init__(f"{f'prompt {index + 1}' if several else 'the prompt'} {reason}")
 
 
 class RunFailed(RuntimeError):

@@ -1,57 +1,72 @@
 """Text generation: `stream` yields pieces of text as tokens come, `generate` returns whole texts.
 
 The tokens are those of `model.generate`. Added are left padding of several prompts, checked limits, pieces that never
-end within a character, stop strings that are cut off, and the chat template if the tokenizer has one.
+end within a character, stop strings that are cut off, the chat template if the tokenizer has one, and random numbers
+of its own for a seed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from tokenizers.decoders import DecodeStream
+from torch.overrides import TorchFunctionMode
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from llmkit.errors import UsageError, as_usage_error, raise_faults
-from llmkit.log import log
+from llmkit.errors import PromptTooLong, UsageError, as_usage_error, raise_faults
+from llmkit.log import log, quiet_thread
 from llmkit.models.generation_config import field_faults
-from llmkit.models.load import max_positions, quiet_transformers
+from llmkit.models.load import max_positions
+from llmkit.recipe import in_memory
 from llmkit.task import Json, Model, Tokenizer
 
 DEFAULT_NEW_TOKENS = 50
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+READS_PROMPT = (
+    "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+    "min_length", "sequence_bias", "bad_words_ids", "watermarking_config", "forced_bos_token_id", "forced_eos_token_id",
+)  # fmt: skip
+"""Fields of GenerationConfig for which the padding before a prompt would count as text, or as length."""
 Prompt = str | Sequence[Mapping[str, str]]
 """A text, or a conversation as messages: [{"role": "user", "content": "…"}]."""
 
 
 def stream(
-    model: Model, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, stop: str | Sequence[str] = (),
+    model: Model, tokenizer: Tokenizer, prompts: Sequence[Prompt], *, stop: str | Iterable[str] = (),
     seed: int | None = None, chat: bool | None = None, **options: Any,
 ) -> Iterator[tuple[int, str]]:  # fmt: skip
     """Yield `(row, piece of text)` as tokens come. Rows count sequences: those of prompt 0, then of prompt 1, and so on.
 
     `options` are fields of GenerationConfig. A sampling field turns sampling on, and so does `num_return_sequences`
     above `num_beams`. `stop` holds strings before which a text ends. `chat` says whether a text becomes a user's turn
-    (default: if the tokenizer has a chat template). The default limit is 50 new tokens. Raises UsageError for an
-    invalid option and for a prompt that leaves no room for an answer.
+    (default: if the tokenizer has a chat template). The default limit is 50 new tokens. `seed` neither reads nor
+    changes torch's global random state. Raises UsageError for an invalid option, and PromptTooLong.
     """
     ids = [_encode(tokenizer, prompt, chat) for prompt in prompts]
-    with quiet_transformers():
-        config, new_tokens = _generation_config(model, tokenizer, options, [len(row) for row in ids])
+    lengths = [len(row) for row in ids]
+    with quiet_thread("transformers"):
+        config, new_tokens = _generation_config(model, tokenizer, options, lengths)
     copies, limit = config.num_return_sequences or 1, max_positions(model.config, tokenizer)
-    if len(ids) > 1 and limit and max(map(len, ids)) + max(new_tokens) > limit:
-        # in one batch, the padding of the shorter prompts would take room from their answers
-        for i, prompt in enumerate(prompts):
-            alone = stream(model, tokenizer, [prompt], stop=stop, seed=seed, chat=chat, **options)
-            yield from ((i * copies + row, piece) for row, piece in alone)
-        return
     stops = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
-    rows = [_Row(tokenizer, *row, stops) for row in zip(ids, new_tokens, strict=True) for _ in range(copies)]
-    streamer = _Streamer(rows, config.eos_token_id)
+    # padding takes room from the answers to shorter prompts, and is text to some options; beams compare whole answers
+    takes_room = bool(limit) and max(lengths) + max(new_tokens) > limit
+    is_read = any(getattr(config, name, None) for name in READS_PROMPT)
+    unequal_beams = (config.num_beams or 1) > 1 and len({*new_tokens}) > 1
+    if len({*lengths}) > 1 and (takes_room or is_read or unequal_beams):
+        for length in dict.fromkeys(lengths):
+            rows = [i for i, n in enumerate(lengths) if n == length]
+            given = [prompts[i] for i in rows]
+            pieces = stream(model, tokenizer, given, stop=stops, seed=seed, chat=chat, **options)
+            yield from ((rows[row // copies] * copies + row % copies, piece) for row, piece in pieces)
+        return
+    texts = [_Row(tokenizer, *row, stops) for row in zip(ids, new_tokens, strict=True) for _ in range(copies)]
+    streamer = _Streamer(texts, config.eos_token_id)
     thread = threading.Thread(target=_run_model, args=(model, ids, config, streamer, seed), daemon=True)
     thread.start()
     try:
@@ -62,7 +77,7 @@ def stream(
 
 
 def generate(
-    model: Model, tokenizer: Tokenizer, prompts: Prompt | list[Prompt], *,
+    model: Model, tokenizer: Tokenizer, prompts: Prompt | Iterable[Prompt], *,
     return_full_text: bool | None = None, **options: Any,
 ) -> Any:  # fmt: skip
     """Return the text of one prompt, or a list for a list; with `num_return_sequences` above 1, a list per prompt.
@@ -70,8 +85,9 @@ def generate(
     `return_full_text` puts the prompt before its continuation (default: yes, unless a chat template is used). For the
     other options see `stream`.
     """
+    prompts = in_memory(prompts)
     single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], Mapping))
-    batch = [prompts] if single else list(prompts)
+    batch = [prompts] if single else prompts
     if not batch:
         return []
     copies, chat, full = options.get("num_return_sequences") or 1, options.get("chat"), return_full_text
@@ -119,14 +135,17 @@ def _generation_config(
     if tokens is None and total is None:
         tokens = model.generation_config.max_new_tokens or DEFAULT_NEW_TOKENS
     new_tokens = [total - n if tokens is None else tokens for n in lengths]
-    if min(new_tokens) < 1:
-        raise UsageError(f"max_length: {total} leaves no room after a prompt of {longest} tokens; set max_new_tokens")
+    index, several = lengths.index(longest), len(lengths) > 1
     if limit and longest >= limit:
-        raise UsageError(f"the prompt has {longest} tokens, the model takes {limit} with the answer; shorten it")
-    if limit and len(lengths) == 1 and longest + new_tokens[0] > limit:
+        reason = f"has {longest} tokens, the model takes {limit} with the answer; shorten it"
+        raise PromptTooLong(index, several, reason)
+    if min(new_tokens) < 1:
+        reason = f"has {longest} tokens, and max_length: {total} leaves no room after it; set max_new_tokens"
+        raise PromptTooLong(index, several, reason)
+    if limit and len({*lengths}) == 1 and longest + new_tokens[0] > limit:
         room = limit - longest
         log(f"{room} new tokens instead of {new_tokens[0]}: the model takes {limit} with the prompt", "warning")
-        new_tokens = [room]
+        new_tokens = [room] * len(lengths)
     with as_usage_error("generate: not accepted by Transformers", ValueError, TypeError):
         config = GenerationConfig(**{**model.generation_config.to_dict(), **options})
     config.max_new_tokens, config.max_length, config.use_cache = max(new_tokens), None, True
@@ -154,11 +173,13 @@ def _run_model(
         if not beams:
             args |= {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([streamer])}
         model.eval()
-        with quiet_transformers(), torch.random.fork_rng(enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            with as_usage_error("generate: not accepted by Transformers", ValueError):
-                out = model.generate(inputs, **args)
+        randomness = contextlib.nullcontext() if seed is None else _OwnRandomNumbers(seed)
+        with (
+            quiet_thread("transformers"),
+            randomness,
+            as_usage_error("generate: not accepted by Transformers", ValueError),
+        ):
+            out = model.generate(inputs, **args)
         if beams:  # the best beam is known only at the end
             streamer.put(inputs)
             for column in getattr(out, "sequences", out)[:, width:].T:
@@ -170,12 +191,37 @@ def _run_model(
         model.train(was_training)
 
 
+class _OwnRandomNumbers(TorchFunctionMode):
+    """Draws samples within the block, in this thread alone, from a generator of its own.
+
+    The numbers are those of the global generator after `torch.manual_seed(seed)`.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__()
+        self.seed, self.generators = seed, dict[torch.device, torch.Generator]()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Json | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.multinomial, torch.rand_like):  # all that Transformers samples with
+            device = args[0].device
+            if device not in self.generators:
+                self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+            kwargs = {**kwargs, "generator": self.generators[device]}
+        return func(*args, **kwargs)
+
+
 class _Row:
     """The text of one sequence: takes tokens, and returns text without a partial character or stop string."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int], new_tokens: int, stops: Sequence[str]):
         self.tokenizer, self.remaining, self.stops = tokenizer, new_tokens, stops
         self.decoder = DecodeStream(ids=prompt, skip_special_tokens=True)
+        text = tokenizer.decode(prompt, skip_special_tokens=True)
+        self.repeated = len(text) if text.endswith("\ufffd") else 0
+        """Characters of the prompt that the decoder repeats: it takes this ending for a partial character."""
         self.pending = ""
         """Text that may be the beginning of a stop string."""
         self.partial: list[int] = []
@@ -186,8 +232,11 @@ class _Row:
         self.remaining -= 1
         self.done = self.remaining < 1
         piece = self.decoder.step(self.tokenizer.backend_tokenizer, token)  # None within a character
-        self.partial = [] if piece else [*self.partial, token]
-        return self._cut(piece) if piece else ""
+        if not piece:
+            self.partial.append(token)
+            return ""
+        piece, self.repeated, self.partial = piece[self.repeated :], 0, []
+        return self._cut(piece)
 
     def end(self) -> str:
         """Return what is left. The last tokens may hold a whole character before a partial one."""

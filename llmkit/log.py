@@ -2,15 +2,18 @@
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 COLORS = {"config": "36", "warning": "33", "data": "34", "result": "32"}
-_held: list[str] | None = None
-_truncated: Counter[tuple[str, int]] | None = None
+_held: ContextVar[list[str] | None] = ContextVar("held", default=None)
+_truncated: ContextVar[Counter[tuple[str, int]] | None] = ContextVar("truncated", default=None)
 
 
 def is_main_process() -> bool:
@@ -20,8 +23,8 @@ def is_main_process() -> bool:
 
 def log(text: str, tag: str = "") -> None:
     """Print `text` to stderr on rank 0, after `tag` (config, data, warning or result), colored on a terminal."""
-    if tag == "config" and _held is not None:
-        _held.append(text)
+    if tag == "config" and (held := _held.get()) is not None:
+        held.append(text)
         return
     if not is_main_process():
         return
@@ -35,21 +38,20 @@ def log(text: str, tag: str = "") -> None:
 @contextlib.contextmanager
 def hold_config_lines() -> Iterator[None]:
     """Delay lines tagged `config` until the block ends; drop them if it raises."""
-    global _held
-    outer, _held = _held, []
+    lines: list[str] = []
+    token = _held.set(lines)
     try:
         yield
-        lines = _held
     finally:
-        _held = outer
+        _held.reset(token)
     for text in lines:
         log(text, "config")
 
 
 def log_truncated(count: int, noun: str, max_length: int) -> None:
     """Warn of inputs that were cut to `max_length` tokens."""
-    if _truncated is not None:
-        _truncated[noun, max_length] += count
+    if (counts := _truncated.get()) is not None:
+        counts[noun, max_length] += count
     elif count:
         log(f"{plural(count, noun)} cut to {max_length} tokens", "warning")
 
@@ -57,18 +59,34 @@ def log_truncated(count: int, noun: str, max_length: int) -> None:
 @contextlib.contextmanager
 def sum_truncated(counts: Counter[tuple[str, int]]) -> Iterator[None]:
     """Add what `log_truncated` is told in the block to `counts`, for one warning instead of one per batch."""
-    global _truncated
-    outer, _truncated = _truncated, counts
+    token = _truncated.set(counts)
     try:
         yield
     finally:
-        _truncated = outer
+        _truncated.reset(token)
 
 
 def log_all_truncated(counts: Counter[tuple[str, int]]) -> None:
     """Warn of the inputs counted by `sum_truncated`."""
     for (noun, max_length), count in counts.items():
         log_truncated(count, noun, max_length)
+
+
+@contextlib.contextmanager
+def quiet_thread(library: str) -> Iterator[None]:
+    """Keep the library's own log handlers from printing what this thread logs within the block; its level stays."""
+    thread, handlers = threading.get_ident(), [*logging.getLogger(library).handlers]
+
+    def is_other_thread(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    for handler in handlers:
+        handler.addFilter(is_other_thread)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(is_other_thread)
 
 
 def quiet_libraries() -> None:

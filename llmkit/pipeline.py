@@ -1,16 +1,12 @@
 """A run from top to bottom: a recipe becomes rows, features, a model, a Trainer, and a folder."""
 
-import contextlib
-import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 
@@ -24,7 +20,7 @@ from llmkit.metrics.bootstrap import intervals
 from llmkit.models import load, tokenizers
 from llmkit.recipe import DataConfig, ModelConfig, Recipe
 from llmkit.task import Json, Model, Row, Task, Tokenizer, class_faults, is_causal
-from llmkit.training import arguments, callbacks, card, checkpoints, checks, finish
+from llmkit.training import arguments, callbacks, card, checkpoints, checks, finish, hardware
 from llmkit.training.fields import check_training
 from llmkit.training.precompute import add_precomputed
 from llmkit.training.trainer import Trainer
@@ -55,20 +51,7 @@ class Result:
     tokenizer: Any
 
 
-@contextlib.contextmanager
-def restored_random_state() -> Iterator[None]:
-    """Restore the random states of Python, NumPy and torch after the block, which seeds them."""
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-@restored_random_state()
+@hardware.restored_state()
 def run(recipe: Recipe) -> Result:
     """Train, evaluate and save a recipe. Raises UsageError, before training, with every fault that can be found."""
     if metrics := checkpoints.finished_metrics(recipe):
@@ -125,6 +108,7 @@ def _features(recipe: Recipe, rows: Parts, tokenizer: Tokenizer, max_length: int
     return {"train": stream, **prepare_features(recipe.task, held_out, tokenizer, max_length, packed)}
 
 
+@hardware.restored_state()
 def build_trainer(recipe: Recipe) -> Trainer:
     """Return a transformers.Trainer for a recipe, ready to train. Raises UsageError, see `prepare`."""
     return build(prepare(recipe))
@@ -171,7 +155,7 @@ def lay_out(prepared: Prepared, model: Model) -> tuple[Json, str]:
     return features, layout
 
 
-@restored_random_state()
+@hardware.restored_state()
 def evaluate(
     name: str,
     data: object,
@@ -197,7 +181,7 @@ def evaluate(
     limit = load.max_positions(model.model.config, model.tokenizer)
     if max_length is not None and not 2 <= max_length <= (limit or max_length):
         raise UsageError(f"--max-length {max_length}: expected 2 to {limit or 'any number'}")
-    length = max_length or predictor.evaluation_length(predictor.recipe_of(path), task, limit)
+    length = max_length or model.max_length
     features = prepare_features(task, {"test": rows}, model.tokenizer, length, packed=False)
     with tempfile.TemporaryDirectory() as folder:
         options: Json = {"remove_unused_columns": False, "disable_tqdm": True}

@@ -1,8 +1,9 @@
 """Inference from a folder alone: the model, its tokenizer, and the task that recipe.yaml or config.json names."""
 
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from llmkit.errors import UsageError
 from llmkit.log import log_all_truncated, sum_truncated
 from llmkit.models import load as models
 from llmkit.models import tokenizers
-from llmkit.recipe import ModelConfig, read_yaml
+from llmkit.recipe import ModelConfig, in_memory, read_yaml
 from llmkit.task import Json, Model, Row, Task, Tokenizer, is_causal
 from llmkit.tasks import TASKS, find_task, known_tasks
 from llmkit.training import hardware
@@ -29,7 +30,7 @@ class Predictor:
     tokenizer: Tokenizer
     task: Task
     max_length: int
-    """Tokens per input of `predict` and `embed`: those that a run's metrics were measured with, else the model's limit."""
+    """Tokens per input of `predict`, `embed` and `llmkit.evaluate`, see `input_length`."""
 
     def generate(self, prompts: Any, **options: Any) -> Any:
         """Continue a prompt (str or messages) or a list of prompts, see `llmkit.generation.generate`."""
@@ -43,30 +44,33 @@ class Predictor:
 
     def predict(self, inputs: Any, batch_size: int = 32) -> Any:
         """Return the task's answer for one input (str or dict), or a list of answers, in order, for a list."""
+        inputs = in_memory(inputs)
         if isinstance(inputs, (str, dict)):
             return self.predict([inputs])[0]
         return list(self.predict_iter(inputs, batch_size))
 
-    def predict_iter(self, inputs: Sequence[Any], batch_size: int = 32) -> Iterator[Row]:
-        """Yield the answers for `inputs`, in order."""
+    def predict_iter(self, inputs: Iterable[Any], batch_size: int = 32) -> Iterator[Row]:
+        """Yield the answers for `inputs`, in order. An iterator is read a batch at a time."""
+        inputs = iter(inputs if isinstance(inputs, Iterator) else in_memory(inputs))
         truncated: Counter[tuple[str, int]] = Counter()
         try:
-            for i in range(0, len(inputs), batch_size):
+            while batch := [in_memory(given) for given in itertools.islice(inputs, batch_size)]:
                 with sum_truncated(truncated):  # not across a yield: other predictions may run in between
-                    batch = inputs[i : i + batch_size]
                     answers = self.task.predict(self.model, self.tokenizer, batch, self.max_length)
                 yield from answers
         finally:
             log_all_truncated(truncated)
 
-    def embed(self, texts: str | Sequence[str], batch_size: int = 32) -> np.ndarray:
+    def embed(self, texts: str | Iterable[str], batch_size: int = 32) -> np.ndarray:
         """Return unit vectors in float32: (width,) for a text, (texts, width) for a list.
 
         Raises UsageError if the task gives no embeddings.
         """
         require_embeddings(self.task)
+        texts = in_memory(texts)
         if isinstance(texts, str):
             return self.embed([texts])[0]
+        texts = list(texts)
         if not texts:
             return self.embed([""])[:0]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of similar length need little padding
@@ -107,8 +111,7 @@ def load(name: str | Path, dtype: str = "auto", device: str | None = None) -> Pr
     tokenizer = tokenizers.load_tokenizer(str(name if not path.is_dir() else path))
     task.configure(tokenizer)
     model = models.load_model(ModelConfig(name=str(path), dtype=dtype), task, tokenizer, training=False)
-    recipe, limit = recipe_of(path), models.max_positions(model.config, tokenizer)
-    length = evaluation_length(recipe, task, limit) if recipe else limit or task.default_max_length
+    length = input_length(recipe_of(path), task, models.max_positions(model.config, tokenizer))
     return Predictor(model.to(device).eval(), tokenizer, task, length)  # type: ignore[arg-type]
 
 
@@ -118,9 +121,13 @@ def recipe_of(path: Path) -> Json:
     return read_yaml(file) if file.is_file() else {}
 
 
-def evaluation_length(recipe: Row, task: Task, limit: int | None) -> int:
-    """Return the tokens per row that metrics are measured with: those of the run's own; `limit` is the model's."""
-    length = (recipe.get("data") or {}).get("max_length") or task.default_max_length
+def input_length(recipe: Row, task: Task, limit: int | None) -> int:
+    """Return the tokens per row that a saved model reads: as many as in its run, at most `limit`, the model's own.
+
+    A folder that is no run has the model's limit. Running text, which is cut into rows and not off, has the default.
+    """
+    default = task.default_max_length if recipe or task.language_modeling else limit or task.default_max_length
+    length = (recipe.get("data") or {}).get("max_length") or default
     return min(limit or length, length)
 
 

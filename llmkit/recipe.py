@@ -6,7 +6,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Number
 from pathlib import Path
@@ -49,6 +49,10 @@ class DataConfig:
     """What to do with an invalid row: raise, skip or report"""
     seed: int = 0
     """Random seed for splits and sampling"""
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            object.__setattr__(self, part, in_memory(getattr(self, part)))
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,18 @@ def task_name(task: Any) -> str:
     """The task's name in recipe.yaml: llmkit's own, or `module:Class` of a task from elsewhere."""
     cls = type(task)
     return cls.name if cls.__module__.startswith("llmkit.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
+
+
+def in_memory(values: Any) -> Any:
+    """Return a NumPy array, pandas Series, tuple or iterator as a list, a DataFrame as a list of its rows, a NumPy number
+    as Python's, and a mapping with such values; anything else as it is."""
+    if hasattr(values, "iterrows"):
+        return values.to_dict("records")
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    if isinstance(values, Mapping):
+        return {key: in_memory(value) for key, value in values.items()}
+    return list(values) if isinstance(values, (tuple, Iterator)) else values
 
 
 def is_row(entry: object) -> bool:

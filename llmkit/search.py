@@ -9,9 +9,10 @@ Where a matrix product is too slow, examples/vector_store.py moves the vectors t
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,11 +39,22 @@ class Index:
     texts: list[str]
     vectors: np.ndarray
 
-    def query(self, questions: Sequence[str], k: int = 10) -> list[list[Json]]:
-        """Return the `k` nearest texts of each question, nearest first: {"id", "text", "score"}; the score is a cosine."""
+    def scores(self, questions: Iterable[str]) -> Iterator[np.ndarray]:
+        """Yield, for each question, its cosine with every text: (texts,). That of an empty text is -inf."""
+        empty = [not text.strip() for text in self.texts]
+        for cosines in retrieval.products(self.model.embed(questions), self.vectors):
+            yield np.where(empty, -np.inf, cosines)
+
+    def query(self, questions: str | Iterable[str], k: int = 10) -> list[Any]:
+        """Return the `k` nearest texts of each question, nearest first: {"id", "text", "score"}; the score is a cosine.
+
+        One question gives one such list.
+        """
+        if isinstance(questions, str):
+            return self.query([questions], k)[0]
         results = []
-        for scores in retrieval.products(self.model.embed(list(questions)), self.vectors):
-            best = np.argsort(-scores, kind="stable")[:k]
+        for scores in self.scores(questions):
+            best = [i for i in np.argsort(-scores, kind="stable")[:k] if scores[i] > -np.inf]
             results.append([{"id": self.ids[i], "text": self.texts[i], "score": float(scores[i])} for i in best])
         return results
 
@@ -51,7 +63,10 @@ def build(
     model: str, file: str, out: str, column: str | None = None, names: str | None = None, batch_size: int = 32,
     encoding: str = "utf-8",
 ) -> None:  # fmt: skip
-    """Embed every text of `file` (or any data source) into the new folder `out`. Raises UsageError."""
+    """Embed every text of `file` (or any data source) into the new folder `out`. Raises UsageError.
+
+    An empty text keeps its id, so that judgements may name it, and is never found.
+    """
     folder = Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--out {out}: already exists and is left unchanged; choose another folder")
@@ -60,7 +75,8 @@ def build(
     config = DataConfig(document="line", names=(names,) if names else (), encoding=encoding)
     texts, origins = _read_texts(file, column, config)
     encoder, started = predictor.load(model), time.time()
-    vectors = encoder.embed([*texts.values()], batch_size)
+    vectors = encoder.embed([text if text.strip() else "." for text in texts.values()], batch_size)
+    vectors[[not text.strip() for text in texts.values()]] = 0
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "vectors.npy", vectors)
     lines = (json.dumps({"id": key, "text": text}, ensure_ascii=False) + "\n" for key, text in texts.items())
@@ -78,13 +94,19 @@ def _read_texts(file: str, column: str | None, config: DataConfig) -> tuple[dict
     columns = (column,) if column else TEXT_COLUMNS
     found = sources.find(file, "train", config)
     for where, row in sources.read(found):
-        text, key = next((row[c] for c in columns if c in row), None), str(row.get("id", len(texts) + 1))
-        if not isinstance(text, str) or not text.strip():
+        text = next(("" if row[c] is None else row[c] for c in columns if c in row), None)
+        key = str(row.get("id", len(texts) + 1))
+        if not isinstance(text, str):
             present = f"its columns are {', '.join(row)}; set --column NAME"
             raise UsageError(f"{where}: no text in {' or '.join(columns)}; {present}")
         if key in texts:
             raise UsageError(f"{where}: the id {key!r} was used before")
         texts[key] = text
+    if empty := [key for key, text in texts.items() if not text.strip()]:
+        if len(empty) == len(texts):
+            raise UsageError(f"{file}: every text is empty")
+        shown = ", ".join(empty[:5]) + (" …" if len(empty) > 5 else "")
+        log(f"{plural(len(empty), 'empty text')}, never found by a query: {shown}", "warning")
     return texts, [{"name": s.name, "sha256": s.sha256} for s in found]
 
 
@@ -105,11 +127,14 @@ def load(folder: str) -> Index:
 def evaluate(index: Index, judgements: str, encoding: str = "utf-8") -> Json:
     """Return `{"metrics", "intervals", "baselines": {"BM25": ...}, "examples"}` over rows {"query", "relevant"}.
 
-    `relevant` is a list of ids, or a mapping of ids to gains. Raises UsageError for an id that the index does not have.
+    `relevant` is a list of ids, or a mapping of ids to gains. An empty text counts as relevant that was not found. Raises
+    UsageError for an id that the index does not have.
     """
     judged = _read_judgements(judgements, {key: number for number, key in enumerate(index.ids)}, encoding)
     questions, relevant = (list(column) for column in zip(*judged, strict=True))
-    stats = retrieval.rank(retrieval.products(index.model.embed(questions), index.vectors), relevant)
+    if empty := sum(not index.texts[i].strip() for gains in relevant for i in gains):
+        log(f"{plural(empty, 'judgement')} of empty texts, which count as not found", "warning")
+    stats = retrieval.rank(index.scores(questions), relevant)
     bm25 = retrieval.rank(retrieval.BM25(index.texts).scores(questions), relevant)
     return {
         "metrics": retrieval.scores(stats),

@@ -7,16 +7,22 @@
 from __future__ import annotations
 
 import copy
+import io
 import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS
@@ -25,7 +31,7 @@ from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHead
 
 import llmkit
 from llmkit.cli.main import command, guard
-from llmkit.errors import UsageError
+from llmkit.errors import PromptTooLong, UsageError
 from llmkit.generation import generate, stream
 from llmkit.models.tokenizers import train_tokenizer
 from llmkit.predictor import Predictor
@@ -204,6 +210,33 @@ def test_batch_of_prompts_equals_each_prompt_alone(lively: Any, tokenizer: Any, 
     assert generate(lively, tokenizer, PROMPTS, **options) == alone
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"no_repeat_ngram_size": 2}, {"repetition_penalty": 1.8}, {"encoder_repetition_penalty": 1.8},
+        {"encoder_no_repeat_ngram_size": 1}, {"min_length": 18}, {"bad_words_ids": [[0, 70], [5]]},
+        {"sequence_bias": [[[0, 70], 9.0], [[5], 4.0]]}, {"forced_bos_token_id": 9}, {"forced_eos_token_id": 5, "max_length": 40},
+        {"num_beams": 3, "max_length": 40}, {"no_repeat_ngram_size": 1, "num_beams": 2, "num_return_sequences": 2},
+    ],
+    ids=lambda option: next(iter(option)),
+)  # fmt: skip
+def test_padding_is_not_text_to_options_that_read_the_prompt(
+    lively: Any, tokenizer: Any, option: dict[str, Any]
+) -> None:
+    """Prompts are padded with the EOS token here."""
+    prompts, options = [PROMPTS[1], *PROMPTS, "a", "Once"], {"max_new_tokens": 20, **option}
+    if "max_length" in option:
+        del options["max_new_tokens"]
+    alone = [generate(lively, tokenizer, prompt, **options) for prompt in prompts]
+    assert generate(lively, tokenizer, prompts, **options) == alone
+
+
+@pytest.mark.parametrize("option", [{"no_repeat_ngram_size": 1}, {"encoder_no_repeat_ngram_size": 1}], ids=str)
+def test_end_of_text_is_no_repetition_of_padding(letters: Any, option: dict[str, Any]) -> None:
+    model = scripted(letters, letters("abcdefg")["input_ids"])
+    assert generate(model, letters, ["abc", "a", "abcd"], return_full_text=False, **option) == ["defg", "bcdefg", "efg"]
+
+
 def test_order_of_prompts_does_not_matter(lively: Any, tokenizer: Any) -> None:
     forth = generate(lively, tokenizer, PROMPTS, max_new_tokens=12)
     assert generate(lively, tokenizer, PROMPTS[::-1], max_new_tokens=12) == forth[::-1]
@@ -260,6 +293,78 @@ def test_return_full_text_false_returns_the_continuation(lively: Any, tokenizer:
     assert prompt + generate(lively, tokenizer, prompt, max_new_tokens=10, return_full_text=False) == whole
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [tuple(PROMPTS), iter(PROMPTS), np.array(PROMPTS), pd.Series(PROMPTS, index=[7, 3, 5, 1]), datasets.Dataset.from_dict({"text": PROMPTS})["text"]],
+    ids=lambda prompts: type(prompts).__name__,
+)  # fmt: skip
+def test_prompts_may_come_in_any_collection(lively: Any, tokenizer: Any, prompts: Any) -> None:
+    expected = generate(lively, tokenizer, PROMPTS, max_new_tokens=5, stop=["e"])
+    assert generate(lively, tokenizer, prompts, max_new_tokens=5, stop=iter(["e"])) == expected
+
+
+def test_prompt_that_is_too_long_is_named(lively: Any, tokenizer: Any) -> None:
+    with pytest.raises(PromptTooLong, match=r"prompt 2 has 100 tokens, the model takes 64 with the answer; shorten it"):
+        generate(lively, tokenizer, ["Once", tokenizer.eos_token * 100, "The"])
+    with pytest.raises(PromptTooLong, match=r"prompt 3 has \d+ tokens, and max_length: 2 leaves no room"):
+        generate(lively, tokenizer, ["a", "b", PROMPTS[3]], max_length=2)
+
+
+# -- random numbers of its own
+
+
+def test_seeded_texts_in_threads_equal_those_of_each_alone(lively: Any, tokenizer: Any) -> None:
+    calls = [(prompt, seed) for prompt in PROMPTS for seed in range(4)]
+
+    def text(call: tuple[str, int]) -> str:
+        return generate(lively, tokenizer, call[0], seed=call[1], temperature=0.9, max_new_tokens=20)
+
+    alone = [text(call) for call in calls]
+    assert len({*alone}) == len(calls)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(text, calls)) == alone
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.9}, {"do_sample": True, "num_beams": 2}], ids=["sampled", "beams"]
+)
+def test_seeded_stream_and_its_consumer_do_not_share_random_numbers(
+    lively: Any, tokenizer: Any, options: dict[str, Any]
+) -> None:
+    expected = generate(lively, tokenizer, "Once", seed=1, max_new_tokens=20, return_full_text=False, **options)
+    torch.manual_seed(0)
+    numbers = torch.rand(30)
+    torch.manual_seed(0)
+    drawn, text = [], ""
+    for _, piece in stream(lively, tokenizer, ["Once"], seed=1, max_new_tokens=20, **options):
+        drawn.append(torch.rand(1))
+        text += piece
+    assert text == expected and torch.equal(torch.cat(drawn), numbers[: len(drawn)])
+
+
+def test_seeded_prompt_lookup_uses_no_global_random_numbers(letters: Any) -> None:
+    text = "one fox two fox one fox two fox one fox two fox"
+    model, options = scripted(letters, letters(text)["input_ids"]), {"prompt_lookup_num_tokens": 4, "temperature": 0.9}
+    before = torch.get_rng_state()
+    assert generate(model, letters, text[:20], seed=1, **options) == text
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_open_stream_leaves_the_log_level_and_other_threads_alone(lively: Any, tokenizer: Any) -> None:
+    logger, output = logging.getLogger("transformers"), io.StringIO()
+    handler, level = logging.StreamHandler(output), logger.level
+    logger.addHandler(handler)
+    pieces = stream(lively, tokenizer, ["Once"], max_new_tokens=30)
+    try:
+        next(pieces)
+        logger.error("from the host")
+        during = logger.level, output.getvalue()
+        list(pieces)
+    finally:
+        logger.removeHandler(handler)
+    assert during == (level, "from the host\n") and handler.filters == []
+
+
 # -- streams
 
 
@@ -307,6 +412,14 @@ def test_incomplete_last_character_is_left_out(letters: Any, length: int) -> Non
     model = scripted(letters, letters("一" + text)["input_ids"])
     expected = text.encode()[:length].decode(errors="ignore")
     assert generate(model, letters, "一", max_new_tokens=length, return_full_text=False) == expected
+
+
+@pytest.mark.parametrize("prompt", [REPLACEMENT, "一" + REPLACEMENT, "a fox " + REPLACEMENT * 2])
+@pytest.mark.parametrize("answer", ["狐狸", " and", "\n" + REPLACEMENT + "a"])
+def test_prompt_that_ends_in_a_replacement_character_is_not_repeated(letters: Any, prompt: str, answer: str) -> None:
+    model = scripted(letters, letters(prompt + answer)["input_ids"])
+    assert generate(model, letters, prompt, return_full_text=False) == answer
+    assert "".join(piece for _, piece in stream(model, letters, [prompt])) == answer
 
 
 @pytest.mark.parametrize("ending", ["at the limit", "at EOS"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections import Counter
 
 import pytest
@@ -58,6 +59,35 @@ def test_held_config_lines_are_logged_when_the_block_ends(capsys: pytest.Capture
             log("c", "config")
         assert capsys.readouterr().err == "data     b\n"
     assert capsys.readouterr().err == "config   a\nconfig   c\n"
+
+
+def test_threads_hold_lines_and_count_inputs_of_their_own(capsys: pytest.CaptureFixture) -> None:
+    """Blocks of two threads end in the order in which they began, not the other way round."""
+    inside, ended, counts = threading.Event(), threading.Event(), Counter[tuple[str, int]]()
+
+    def other() -> None:
+        with hold_config_lines(), sum_truncated(counts):
+            inside.set()
+            assert ended.wait(10)
+            log("theirs", "config")
+            log_truncated(2, "input", 8)
+
+    thread = threading.Thread(target=other)
+    with hold_config_lines(), sum_truncated(Counter()):
+        thread.start()
+        assert inside.wait(10)
+    log("ours", "config")
+    log_truncated(1, "input", 8)
+    ended.set()
+    thread.join()
+    log_truncated(1, "text", 8)
+    expected = [
+        "config   ours",
+        "warning  1 input cut to 8 tokens",
+        "config   theirs",
+        "warning  1 text cut to 8 tokens",
+    ]
+    assert capsys.readouterr().err.splitlines() == expected and counts == {("input", 8): 2}
 
 
 def test_held_config_lines_are_dropped_if_the_block_raises(capsys: pytest.CaptureFixture) -> None:

@@ -9,7 +9,11 @@ import logging as py_logging
 import os
 import random
 import signal
+import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXACT, REVIEWS
-from transformers import BertForSequenceClassification, PreTrainedTokenizerBase
+from transformers import BertForSequenceClassification, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging
 
 from llmkit import (
@@ -34,7 +38,9 @@ from llmkit import (
     pipeline,
     run,
 )
+from llmkit.errors import Stopped
 from llmkit.tasks import TextClassification
+from llmkit.training import callbacks
 
 Make = Callable[..., Recipe]
 
@@ -74,6 +80,9 @@ def host_state() -> dict[str, Any]:
     return {
         "environment": dict(os.environ), "folder": Path.cwd(), "Python": random.getstate(),
         "NumPy": str(np.random.get_state()), "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(), "warnings": [*warnings.filters], "path": [*sys.path],
+        "hooks": (sys.excepthook, threading.excepthook, sys.stdout, sys.stderr), "grad": torch.is_grad_enabled(),
+        "precision": (torch.get_default_dtype(), torch.get_float32_matmul_precision(), np.get_printoptions()),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "verbosity": (logging.get_verbosity(), datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()),
         "levels": [py_logging.getLogger(name).level for name in ("", "transformers", "datasets", "accelerate")],
@@ -113,10 +122,86 @@ def test_failed_run_leaves_the_host_unchanged(causal_recipe: Make) -> None:
 
 
 @pytest.mark.usefixtures("verbose")
-def test_trainer_leaves_the_verbosity_unchanged(causal_recipe: Make) -> None:
-    before = host_state()["verbosity"]
-    build_trainer(causal_recipe()).train()
-    assert host_state()["verbosity"] == before
+@pytest.mark.parametrize("error", [ValueError("from a callback"), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+def test_exception_in_a_callback_leaves_the_host_unchanged(causal_recipe: Make, error: BaseException) -> None:
+    class Failing(TrainerCallback):
+        def on_step_end(self, *args: object, **kwargs: object) -> None:
+            raise error
+
+    before = host_state()
+    with pytest.raises(type(error)):
+        trainer = build_trainer(causal_recipe())
+        trainer.add_callback(Failing())
+        trainer.train()
+    assert host_state() == before
+
+
+@pytest.mark.usefixtures("verbose")
+@pytest.mark.parametrize("signals", [1, 2])
+def test_interrupted_run_leaves_the_host_unchanged(
+    causal_recipe: Make, signals: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object, **kwargs: object) -> None:
+        for _ in range(signals):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(callbacks.LogFile, "on_step_end", interrupt)
+    before = host_state()
+    with pytest.raises(Stopped if signals == 1 else KeyboardInterrupt):
+        run(causal_recipe(training={"max_steps": 5}))
+    assert host_state() == before
+
+
+@pytest.mark.usefixtures("verbose")
+def test_refused_calls_leave_the_host_unchanged(causal_recipe: Make, tmp_path: Path) -> None:
+    before = host_state()
+    for work in (
+        lambda: run(causal_recipe(training={"max_stepz": 1})), lambda: load(tmp_path / "missing"),
+        lambda: pipeline.evaluate("tiny-gpt2", [{"txt": "a"}]), lambda: load("tiny-gpt2").generate("a", top_q=1),
+    ):  # fmt: skip
+        with pytest.raises(UsageError):
+            work()
+        assert host_state() == before
+
+
+@pytest.mark.usefixtures("verbose")
+def test_built_trainer_leaves_the_host_unchanged_and_trains_as_a_run_does(causal_recipe: Make, tiny_gpt2: Path) -> None:
+    model, before = ModelConfig(name=str(tiny_gpt2), config={"resid_pdrop": 0.3}), host_state()
+    trainer = build_trainer(causal_recipe("built", model))
+    assert host_state() == before
+    torch.rand(7)  # the host draws numbers of its own before it trains
+    before = host_state()
+    trainer.train()
+    assert host_state() == before
+    losses, of_run = (
+        [log["loss"] for log in t.state.log_history if "loss" in log]
+        for t in (trainer, run(causal_recipe("run", model)).trainer)
+    )
+    assert losses == of_run and len(losses) > 1
+
+
+@pytest.mark.usefixtures("verbose")
+def test_cores_that_accelerate_would_share_are_given_back(causal_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, during = torch.get_num_threads(), []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2 * (before + 1))
+    monkeypatch.setattr(callbacks.LogFile, "on_step_end", lambda *_, **__: during.append(torch.get_num_threads()))
+    run(causal_recipe(training={"max_steps": 1}))
+    assert during == [before + 1] and torch.get_num_threads() == before
+
+
+@pytest.mark.usefixtures("verbose")
+def test_models_can_be_loaded_and_used_in_several_threads(tiny_gpt2: Path) -> None:
+    """Transformers leaves torch patched, and every later model empty, if two threads load at once."""
+    model, before = load(tiny_gpt2), host_state()
+    expected = model.generate("Once", max_new_tokens=5)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = pool.map(lambda _: load(tiny_gpt2).generate("Once", max_new_tokens=5), range(6))
+        used = pool.map(lambda _: model.generate("Once", max_new_tokens=5), range(6))
+        assert {*loaded, *used} == {expected}
+    assert host_state() == before
+    assert load(tiny_gpt2).generate("Once", max_new_tokens=5) == expected
 
 
 # -- prepare and build

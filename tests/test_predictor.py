@@ -3,14 +3,18 @@ objects within, for every batch size."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -152,6 +156,39 @@ def test_texts_of_this_file_have_different_answers(classifier: Any) -> None:
 def test_one_text_gives_one_answer_and_a_list_gives_a_list(classifier: Any, inputs: Any, kind: type) -> None:
     answer = classifier.predict(inputs)
     assert type(answer) is kind and (kind is dict or len(answer) == len(inputs))
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [tuple(REVIEWS), iter(REVIEWS), np.array(REVIEWS), pd.Series(REVIEWS, index=range(6, 0, -1)), Dataset.from_dict({"text": REVIEWS})["text"]],
+    ids=lambda inputs: type(inputs).__name__,
+)  # fmt: skip
+def test_inputs_may_come_in_any_collection(classifier: Any, inputs: Any) -> None:
+    assert classifier.predict(inputs, batch_size=4) == classifier.predict(REVIEWS, batch_size=4)
+    assert classifier.predict(np.array(REVIEWS)[0]) == classifier.predict(REVIEWS[0])
+
+
+def test_iterator_is_read_a_batch_at_a_time(classifier: Any) -> None:
+    texts = iter(REVIEWS)
+    next(classifier.predict_iter(texts, batch_size=2))
+    assert next(texts) == REVIEWS[2]
+
+
+def test_plain_folder_is_evaluated_at_the_length_that_predict_reads(tiny_bert: Path, tmp_path: Path) -> None:
+    """The default of 512 tokens is for runs; this model has more positions."""
+    torch.manual_seed(3)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    config = BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=600, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64, initializer_range=0.3, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1},
+    )  # fmt: skip
+    folder = saved(BertForSequenceClassification(config), tokenizer, tmp_path)
+    model = llmkit.load(folder)
+    rows = [{"text": "a " * 550 + end, "label": "good"} for end in ("太好看了", "loud and long")]
+    answers = model.predict([row["text"] for row in rows])
+    assert model.max_length == 600 and answers[0]["score"] != pytest.approx(answers[1]["score"], abs=1e-4)
+    losses = [-math.log(a["score"] if a["label"] == "good" else 1 - a["score"]) for a in answers]
+    assert llmkit.evaluate(str(folder), rows)["metrics"]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 32])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS, save
@@ -95,7 +96,8 @@ def test_evaluation_gives_metrics_of_the_index_and_of_bm25(index: Path, tmp_path
     ("rows", "message"),
     [
         ([{"id": "a", "words": "x"}], "line 1: no text in text or content"),
-        ([{"text": "x"}, {"text": " "}], "line 2: no text in text or"),
+        ([{"text": "x"}, {"text": 3}], "line 2: no text in text or"),
+        ([{"text": ""}, {"text": " "}], "texts.jsonl: every text is empty"),
         ([{"id": 1, "text": "x"}, {"id": "1", "text": "y"}], "line 2: the id '1' was used before"),
         ([["x"]], "line 1: list, not a row of columns"),
     ],
@@ -106,6 +108,32 @@ def test_an_invalid_text_is_a_fault_before_the_model_is_loaded(
     file = lines(tmp_path / "texts.jsonl", rows)
     assert message in fault(lambda: search.build(str(encoder), file, str(tmp_path / "index")))
     assert not (tmp_path / "index").exists()
+
+
+def test_empty_texts_keep_their_ids_and_are_never_found(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As in Cranfield, whose documents 471 and 995 are empty, and judged."""
+    rows = [*DOCUMENTS[:3], {"id": "e1", "text": ""}, *DOCUMENTS[3:], {"id": "e2", "text": None}]
+    search.build(str(encoder), lines(tmp_path / "texts.jsonl", rows), str(tmp_path / "index"))
+    assert "warning  2 empty texts, never found by a query: e1, e2\n" in capsys.readouterr().err
+    index = search.load(str(tmp_path / "index"))
+    found = index.query(["a fox and a crow", ""], k=50)
+    assert [{hit["id"] for hit in hits} for hits in found] == [{d["id"] for d in DOCUMENTS}] * 2
+    judged = [{"query": DOCUMENTS[0]["text"], "relevant": ["d0"]}, {"query": "fox", "relevant": {"e1": 1, "e2": 2}}]
+    result = search.evaluate(index, lines(tmp_path / "judged.jsonl", judged))
+    assert "warning  2 judgements of empty texts, which count as not found\n" in capsys.readouterr().err
+    assert result["metrics"] == {"ndcg@10": 0.5, "recall@10": 0.5, "mrr": 0.5} and result["examples"] == 2
+
+
+def test_questions_and_data_may_come_in_any_collection(tmp_path: Path, encoder: Path, index: Path) -> None:
+    opened, questions = search.load(str(index)), ["a fox and a crow", "老虎"]
+    expected = opened.query(questions, k=3)
+    for given in (tuple(questions), iter(questions), np.array(questions), pd.Series(questions)):
+        assert opened.query(given, k=3) == expected
+    assert [hit["id"] for hit in opened.query(questions[0], k=3)] == [hit["id"] for hit in expected[0]]
+    search.build(str(encoder), pd.DataFrame(DOCUMENTS), str(tmp_path / "index"))
+    assert (tmp_path / "index" / "texts.jsonl").read_text() == (index / "texts.jsonl").read_text()
 
 
 def test_an_existing_folder_is_left_unchanged(index: Path, encoder: Path, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from llmkit.cli.io import as_json, is_file, open_output, read_texts
 from llmkit.cli.options import ENCODING_HELP, positive_int
-from llmkit.errors import UsageError, as_usage_error
+from llmkit.errors import PromptTooLong, UsageError, as_usage_error, raise_faults
 from llmkit.log import log, plural, quiet_libraries
 
 if TYPE_CHECKING:
     from llmkit.predictor import Predictor
+    from llmkit.task import Json
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "max_new_tokens": (int, "Number of new tokens at most"),
@@ -103,11 +104,16 @@ def _print_text(pieces: Iterator[tuple[int, str]], prompt: str, start: str, args
     log(f"{plural(count, 'token')} in {seconds:.1f} s ({count / max(seconds, 1e-9):.0f}/s)")
 
 
-def _answer_file(model: Predictor, prompts: Sequence[str], args: Namespace, options: Mapping[str, object]) -> None:
-    """Write the text of each prompt as JSON, in order, after those that a stopped call has written."""
-    answered, started = _answered_prompts(args.out) if args.out else [], time.time()
+def _answer_file(
+    model: Predictor, prompts: Sequence[tuple[str, str]], args: Namespace, options: Mapping[str, object]
+) -> None:
+    """Write the text of each prompt as JSON, in order, after those that a stopped call has written.
+
+    A prompt that is too long has an `error` in place of its text. Raises UsageError with these at the end.
+    """
+    (answered, faults), started = _read_answers(args.out) if args.out else ([], []), time.time()
     done = len(answered)
-    if answered != prompts[:done]:
+    if answered != [prompt for _, prompt in prompts[:done]]:
         fault = f"its {plural(done, 'answer')} are not those of the first prompts of {args.file}"
         raise UsageError(f"--out {args.out}: {fault}; choose another --out")
     if done:
@@ -115,24 +121,42 @@ def _answer_file(model: Predictor, prompts: Sequence[str], args: Namespace, opti
     with open_output(args.out, "a") as out:
         for i in range(done, len(prompts), args.batch_size):
             batch = prompts[i : i + args.batch_size]
-            for prompt, text in zip(batch, model.generate(batch, **options), strict=True):
-                out.write(as_json({"prompt": prompt, "text": text}) + "\n")
+            for answer in _answers(model, batch, options):
+                out.write(as_json(answer) + "\n")
+                faults += [answer["error"]] if "error" in answer else []
             out.flush()
     where = f", written to {args.out}" if args.out else ""
     log(f"{plural(len(prompts) - done, 'prompt')} in {time.time() - started:.1f} s{where}")
+    raise_faults(faults)
 
 
-def _answered_prompts(path: str) -> list[str]:
-    """Return the prompts whose texts the file holds; an incomplete last line is removed first."""
+def _answers(model: Predictor, batch: Sequence[tuple[str, str]], options: Mapping[str, object]) -> list[Json]:
+    """Return `{"prompt", "text"}` of each `(where, prompt)`; a prompt that is too long is left out of the batch."""
+    answers: list[Json] = [{"prompt": prompt, "text": None} for _, prompt in batch]
+    left = [*range(len(batch))]
+    while left:
+        try:
+            for i, text in zip(left, model.generate([batch[i][1] for i in left], **options), strict=True):
+                answers[i]["text"] = text
+            break
+        except PromptTooLong as e:
+            i = left.pop(e.index)
+            answers[i]["error"] = f"{batch[i][0]}: the prompt {e.reason}"
+    return answers
+
+
+def _read_answers(path: str) -> tuple[list[str], list[str]]:
+    """Return the prompts and the errors that the file holds; an incomplete last line is removed first."""
     file = Path(path)
     content = file.read_bytes() if file.exists() else b""
     complete = content[: content.rfind(b"\n") + 1]
     fault = f"--out {path}: does not hold answers of llmkit generate; choose another file"
     with as_usage_error(fault, ValueError, KeyError, TypeError):
-        prompts = [json.loads(line)["prompt"] for line in complete.splitlines()]
+        rows = [json.loads(line) for line in complete.splitlines()]
+        prompts, errors = [row["prompt"] for row in rows], [row["error"] for row in rows if "error" in row]
     if complete != content:
         file.write_bytes(complete)
-    return prompts
+    return prompts, errors
 
 
 def _converse(model: Predictor, chat: bool, options: Mapping[str, object]) -> None:

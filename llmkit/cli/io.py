@@ -46,12 +46,15 @@ def read_rows(words: Sequence[str], names: Sequence[str] = (), encoding: str = "
     return [(f"input {i}", text) for i, text in enumerate(words, 1)]
 
 
-def read_texts(word: str, columns: Sequence[str] = (), encoding: str = "utf-8") -> list[str]:
-    """Return the lines of stdin (-), or the texts in the first of `columns` that a file has. Raises UsageError."""
+def read_texts(word: str, columns: Sequence[str] = (), encoding: str = "utf-8") -> Sequence[tuple[str, str]]:
+    """Return `(where, text)` of each line of stdin (-) or row of a file, from the first of `columns` that it has.
+
+    Raises UsageError.
+    """
     values = first_column(read_rows([word], encoding=encoding), columns)
     if missing := [where for where, value in values if not isinstance(value, str)]:
         raise UsageError(f"{missing[0]}: no text in {' or '.join(columns)} ({plural(len(missing), 'such row')})")
-    return [value for _, value in values]
+    return values
 
 
 def first_column(rows: Sequence[RawRow], columns: Sequence[str]) -> Sequence[RawRow]:

@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     elif args.verb == "evaluate":
         print_metrics(search.evaluate(search.load(args.index), args.judgements, args.encoding), args.json)
     else:
-        queries = read_texts("-") if args.question == "-" else [args.question]
+        queries = [text for _, text in read_texts("-")] if args.question == "-" else [args.question]
         for query, results in zip(queries, search.load(args.index).query(queries, args.k), strict=True):
             if args.json:
                 print(as_json({"query": query, "found": results}))

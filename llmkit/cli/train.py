@@ -1,5 +1,6 @@
 """`llmkit train`: train a recipe, or print its options or its plan."""
 
+import platform
 from argparse import ArgumentParser, Namespace
 from collections.abc import Collection
 
@@ -31,5 +32,8 @@ def train(recipe: Recipe, switches: Collection[str], program: str) -> None:
             print(text)
     else:
         from llmkit import pipeline
+        from llmkit.training import hardware
 
+        if hardware.detect().device == "cpu" and platform.libc_ver()[0] == "glibc":
+            hardware.keep_freed_memory()
         pipeline.run(recipe)

@@ -19,6 +19,7 @@ from llmkit.data import conll, tables
 from llmkit.data.files import COMPRESSED, File
 from llmkit.errors import UsageError
 from llmkit.log import plural
+from llmkit.recipe import in_memory
 
 RawRow = tuple[str, Any]
 
@@ -157,7 +158,7 @@ def rows_of(rows: Any, prefix: str = "") -> Iterator[RawRow]:
         return labels[column].int2str(value) if value is not None and value >= 0 else value
 
     for i, row in enumerate(rows, 1):
-        yield f"{prefix}row {i}", {k: label_name(k, v) if k in labels else v for k, v in row.items()}
+        yield f"{prefix}row {i}", {k: label_name(k, v) if k in labels else in_memory(v) for k, v in row.items()}
 
 
 def _read_table(file: File) -> Iterator[RawRow]:

@@ -18,7 +18,7 @@ from llmkit.data.files import DEFAULTS, File, state_of, suffix_of
 from llmkit.data.readers import READERS, RawRow, rows_of
 from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 from llmkit.hub import require_reachable
-from llmkit.recipe import DataConfig, is_row
+from llmkit.recipe import DataConfig, in_memory, is_row
 
 Spec = Any
 """A data source as a user gives it: path, glob, folder, hub id, bundled name, weighted list, Dataset or rows."""
@@ -46,6 +46,7 @@ def find(spec: Spec, part: str, config: DataConfig = DEFAULTS) -> list[Source]:
     """
     encodings.check(config.encoding)
     config = replace(config, names=tuple(name.strip() for joined in config.names for name in joined.split(",")))
+    spec = in_memory(spec)
     if hasattr(spec, "column_names") or (isinstance(spec, (list, tuple)) and spec and is_row(spec[0])):
         kind = type(spec).__name__
         if not hasattr(spec, "__len__"):

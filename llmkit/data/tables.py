@@ -17,8 +17,15 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 
 def read(file: File) -> Iterator[tuple[str, Any]]:
     """Yield the rows of a table, with the columns of its first line, or `data.names` if it has no header line."""
+    limit = csv.field_size_limit(2**31 - 1)  # of the process
+    try:
+        yield from _read(file)
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _read(file: File) -> Iterator[tuple[str, Any]]:
     path, names, delimiter = file.path, file.config.names, DELIMITERS[file.suffix]
-    csv.field_size_limit(2**31 - 1)
     quoting, doubtful = csv.QUOTE_NONE, 0
     if file.suffix != ".txt":
         quoting, doubtful = _quoting(path, state_of(path), file.config.encoding, delimiter)

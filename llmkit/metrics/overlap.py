@@ -4,7 +4,9 @@ Each example is kept as counts, whose sum or mean gives the metric of the corpus
 addition and no second tokenization.
 """
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 import numpy as np
@@ -20,6 +22,11 @@ BLEU_COUNTS = 10
 """Numbers that BLEU needs of an example: length of prediction and reference; matches and totals of 1- to 4-grams."""
 ROUGE_TOKENIZER = "rouge"
 """rouge_score's own tokenizer: stemmed words of a-z and 0-9 only, so that a Chinese text has none."""
+WORD = re.compile("[\u3040-\u30ff\u3400-\u9fff]|[^\\W\\d_\u3040-\u30ff\u3400-\u9fff]+")
+"""A kana or Han character, or a run of other letters."""
+SCRIPTS = {"kana": ("\u3040", "\u30ff"), "Han": ("\u3400", "\u9fff"), "Latin": ("A", "\u024f")}
+RARE = 0.05
+"""Share of words up to which a script does not decide the tokenizer."""
 
 
 def _family(metric: str) -> tuple[str, ...]:
@@ -31,18 +38,26 @@ def metric_names(metric: str) -> tuple[str, ...]:
     return tuple(sorted(_family(metric), key=lambda name: name != metric))
 
 
-def default_tokenizer(texts: Sequence[str], metric: str) -> str:
-    """Return the name of the tokenizer for `metric` in the language of `texts`.
+def script_shares(texts: Sequence[str]) -> dict[str, float]:
+    """Return the share of words in each of SCRIPTS, and of `other`; a kana or Han character counts as a word."""
+    counts = Counter(
+        next((script for script, (low, high) in SCRIPTS.items() if low <= word[0] <= high), "other")
+        for text in texts
+        for word in WORD.findall(text)
+    )
+    return {script: counts[script] / max(1, counts.total()) for script in (*SCRIPTS, "other")}
 
-    `zh` if most letters are Chinese, `char` if there are kana among them; otherwise `13a`, and for ROUGE `rouge`, or
-    `intl` if most letters are not Latin.
+
+def default_tokenizer(shares: Mapping[str, float], metric: str) -> str:
+    """Return the name of the tokenizer for `metric` on texts with these `script_shares`.
+
+    `char` or `zh` if more than a few words are kana or Han characters, however many others there are: the others would
+    drop them (ROUGE) or take a sentence for a word (BLEU). Otherwise `13a`, and for ROUGE `rouge`, or `intl` if more than
+    a few words are not Latin.
     """
-    letters = [c for text in texts for c in text if c.isalpha()]
-    ranges = ("A", "z"), ("\u3041", "\u30ff"), ("\u4e00", "\u9fff")
-    latin, kana, han = (sum(low <= c <= high for c in letters) / max(1, len(letters)) for low, high in ranges)
-    if kana > 0.1 or han > 0.5:
-        return "char" if kana > 0.1 else "zh"
-    return "13a" if metric in TRANSLATION else ROUGE_TOKENIZER if latin > 0.5 else "intl"
+    if shares["kana"] > RARE or shares["Han"] > RARE:
+        return "char" if shares["kana"] > RARE else "zh"
+    return "13a" if metric in TRANSLATION else "intl" if shares["other"] > RARE else ROUGE_TOKENIZER
 
 
 def tokenizers() -> list[str]:

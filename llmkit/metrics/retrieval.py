@@ -52,19 +52,19 @@ def rank(document_scores: Iterable[np.ndarray], relevant: Sequence[Mapping[int, 
     """Return `[nDCG@10, recall@10, reciprocal rank]` of each query: (queries, 3).
 
     document_scores: for each query, the score of every document; relevant: for each query, `{document: gain}`. Among
-    equal scores relevant documents come last, so that a model that scores all documents alike gets no credit. Gains are
-    linear, as in trec_eval.
+    equal scores relevant documents come last, so that a model that scores all documents alike gets no credit. A document
+    with the score -inf is not found. Gains are linear, as in trec_eval.
     """
     discounts = 1 / np.log2(np.arange(TOP) + 2)
     stats = []
     for row, gain_of in zip(document_scores, relevant, strict=True):
         gains = np.zeros(len(row))
         gains[list(gain_of)] = list(gain_of.values())
-        ranked = gains[np.lexsort((gains, -row))]
+        ranked = np.where(np.isfinite(row), gains, 0)[np.lexsort((gains, -row))]
         best = np.sort(gains)[::-1][:TOP]
         dcg, ideal = ranked[:TOP] @ discounts[: len(best)], best @ discounts[: len(best)]
         hits = ranked > 0
-        stats.append([dcg / ideal, hits[:TOP].sum() / hits.sum(), 1 / (1 + hits.argmax())])
+        stats.append([dcg / ideal, hits[:TOP].sum() / (gains > 0).sum(), hits.any() / (1 + hits.argmax())])
     return np.array(stats)
 
 

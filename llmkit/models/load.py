@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,20 +28,23 @@ UNUSED_MODULES = {"AutoModel": ("pooler",)}
 OFFSET_BY_PAD = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "xmod", "mpnet")
 """Model types whose position ids start after the id of the pad token."""
 TRAINING_DTYPES = ("auto", "float32", "bfloat16")
+LOADING = threading.RLock()
+"""Held while a model is loaded: Transformers patches torch meanwhile, and two threads at once would leave it patched."""
 
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Turn off the warnings and progress bars of Transformers within the block."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    """Turn off the warnings and progress bars of Transformers while a model is loaded, which one thread at a time does."""
+    with LOADING:
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()
 
 
 # -- before the weights are read
@@ -221,7 +225,8 @@ def load_model(config: ModelConfig, task: Task, tokenizer: Tokenizer, training: 
         dtype: Any = torch.float32 if config.from_scratch or (training and not has_adapter) else "auto"
         args = {"config": model_config, "dtype": dtype if config.dtype == "auto" else getattr(torch, config.dtype)}
         load = _new_model if config.from_scratch else _pretrained_model
-        model, new = load(config, task, tokenizer, args)
+        with LOADING:
+            model, new = load(config, task, tokenizer, args)
         if training and not _fits(head_labels(config, task), _labels(task)):
             new = sorted({*new, *_start_head_again(model)})
         _resize_embeddings(model, tokenizer, frozen=bool(training and has_adapter))

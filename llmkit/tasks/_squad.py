@@ -39,7 +39,8 @@ def questions(row: Row) -> Iterator[Row]:
 def read(row: Row) -> list[Row | ValueError]:
     """Return `{question, context, answers: {text, answer_start}}` for each question of a raw row.
 
-    An invalid question becomes a ValueError with the reason. Without an answer, `text` is empty.
+    An invalid question becomes a ValueError with the reason. Without an answer, `text` is empty. An answer that is not
+    at its place has the start -1: its text is right, but it is no label. A question needs one that is at its place.
     """
     rows: list[Row | ValueError] = []
     for question in questions(row):
@@ -52,7 +53,10 @@ def read(row: Row) -> list[Row | ValueError]:
 
 def _read_question(row: Row) -> Row:
     context = read_text(row, "context")
-    answers = [_locate(context, text, start) for text, start in _answers(row)]
+    given = _answers(row)
+    answers = [_locate(context, text, start) for text, start in given]
+    if answers and all(start < 0 for _, start in answers):
+        raise ValueError(_misplaced(context, answers[0][0], given[0][1]))
     if answers and row.get("is_impossible") in (True, "true", "True"):
         raise ValueError(f"is_impossible is true, but the answer is {answers[0][0]!r}")
     if not answers and row.get("is_impossible") in (False, "false", "False"):
@@ -83,7 +87,7 @@ def _answers(row: Row) -> list[tuple[Any, Any]]:
 
 
 def _locate(context: str, text: object, start: object) -> tuple[str, int]:
-    """Return the answer without surrounding white space, and its start. Raises ValueError if it is not there."""
+    """Return the answer without surrounding white space, and its start, or -1 if it is not there. Raises ValueError."""
     start = int(start) if isinstance(start, str) and start.strip().isdecimal() else start
     if not isinstance(text, str) or not text.strip() or not isinstance(start, int):
         raise ValueError(f"answer {text!r} at {start!r}: expected a text and a whole number")
@@ -91,9 +95,13 @@ def _locate(context: str, text: object, start: object) -> tuple[str, int]:
     for position in (start, start + len(text) - len(text.lstrip())):
         if position >= 0 and context.startswith(answer, position):
             return answer, position
+    return answer, -1
+
+
+def _misplaced(context: str, answer: str, start: object) -> str:
     actual = context.find(answer)
     where = f"but at {actual}" if actual >= 0 else "nor anywhere else"
-    raise ValueError(f"answer {answer[:40]!r} is not at character {start} of its context, {where}")
+    return f"answer {answer[:40]!r} is not at character {start} of its context, {where}"
 
 
 # -- features

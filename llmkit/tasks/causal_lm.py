@@ -83,12 +83,12 @@ class CausalLM(Task):
     def example_stats(self, outputs: np.ndarray, features: Dataset, rows: Dataset, tokenizer: Tokenizer) -> np.ndarray:
         """Return `[summed loss, tokens, bytes]` of each row of features.
 
-        `bytes` divides the UTF-8 bytes of all texts that are trained on among the rows, by their number of tokens.
+        `bytes` divides the UTF-8 bytes of all texts that are predicted among the rows, by their number of tokens. The
+        first token of a document is not predicted, so that its bytes do not count.
         """
-        texts = (
-            r.get("text") or "".join(t["content"] for t in r["messages"] if t["role"] == "assistant") for r in rows
-        )
-        num_bytes = sum(len(text.encode()) for text in texts)
+        documents = [r["text"] for r in rows if r.get("text")]
+        answers = [t["content"] for r in rows if not r.get("text") for t in r["messages"] if t["role"] == "assistant"]
+        num_bytes = sum(len(text.encode()) for text in documents + answers) - _first_token_bytes(documents, tokenizer)
         num_tokens = outputs[:, 1].astype(np.float64)
         return np.column_stack([outputs, num_bytes * num_tokens / num_tokens.sum()])
 
@@ -98,6 +98,18 @@ class CausalLM(Task):
     def baselines(self, train: Dataset, evaluation: Dataset, rows: Mapping[str, Dataset], references: bool) -> dict:
         unigram, bigram = ngram_losses(train, evaluation)
         return baseline_values(floor={"unigram": unigram}, reference={"bigram": bigram})
+
+
+def _first_token_bytes(texts: Sequence[str], tokenizer: Tokenizer) -> int:
+    """Return the number of UTF-8 bytes in the first tokens of texts; a BOS token has none."""
+    if not texts:
+        return 0
+    starts = tokenizer([text[:200] for text in texts], return_attention_mask=False, verbose=False)["input_ids"]
+    first = [ids[0] for ids in starts if ids]
+    pieces = zip(tokenizer.convert_ids_to_tokens(first), first, strict=True)
+    decoded = [(token, str(tokenizer.decode([i], skip_special_tokens=True))) for token, i in pieces]
+    # part of a character decodes to U+FFFD; each character of a byte-level token is one byte
+    return sum(len(token if "\ufffd" in text else text.encode()) for token, text in decoded)
 
 
 def _read_conversation(row: Row) -> list[chat.Turn]:

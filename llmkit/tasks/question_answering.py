@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 
 from llmkit.collate import IGNORED, Batch, Feature, token_batch
-from llmkit.log import log_truncated
+from llmkit.log import log, log_truncated, plural
 from llmkit.metrics import baselines, squad
 from llmkit.recipe import Recipe
 from llmkit.task import (
@@ -81,6 +81,10 @@ class QuestionAnswering(Task):
         return [values for question in _squad.questions(row) for values in Task.read_question(self, question)]
 
     def fit(self, rows: Mapping[str, Dataset]) -> Self:
+        for part, dataset in rows.items():
+            if count := sum(start < 0 for answers in dataset["answers"] for start in answers["answer_start"]):
+                why = "not at the given place in the context, so no label; the text still counts as right"
+                log(f"{part}: {plural(count, 'answer')} of questions with several {why}", "warning")
         if self.unanswerable is not None or "train" not in rows:
             return self
         return replace(self, unanswerable=any(not answers["text"] for answers in rows["train"]["answers"]))
@@ -90,8 +94,9 @@ class QuestionAnswering(Task):
         yield from rows["question"]
 
     def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
-        """Return windows, see `_squad.encode_windows`. Of several answers the first is the label."""
-        first = [next(zip(a["answer_start"], a["text"], strict=True), None) for a in rows["answers"]]
+        """Return windows, see `_squad.encode_windows`. Of several answers the first that is at its place is the label."""
+        answers = [zip(a["answer_start"], a["text"], strict=True) for a in rows["answers"]]
+        first = [next((pair for pair in pairs if pair[0] >= 0), None) for pairs in answers]
         spans = [answer and (answer[0], answer[0] + len(answer[1])) for answer in first]
         return _squad.encode_windows(rows, spans, tokenizer, max_length, self.stride)
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from llmkit.collate import IGNORED, Batch, token_batch
 from llmkit.errors import UsageError, suggest
-from llmkit.log import log_truncated
+from llmkit.log import log, log_truncated
 from llmkit.metrics import overlap
 from llmkit.models import generation_config
 from llmkit.recipe import Recipe
@@ -40,7 +40,7 @@ class Seq2Seq(Task):
     metric: str = "bleu"
     """Main metric: bleu or chrf (translation), rouge1, rouge2 or rougeL (summaries), exact_match or f1 (answers)"""
     cut: str = ""
-    """Tokenizer of BLEU and ROUGE, by sacrebleu's names (default: zh for Chinese targets, char for Japanese, …)"""
+    """Tokenizer of BLEU and ROUGE, by sacrebleu's names (default: zh for targets with Chinese, char for Japanese, …)"""
     prefix: str = ""
     """Text put before every source, such as "summarize: " for T5"""
     languages: tuple[str, ...] = ()
@@ -101,10 +101,15 @@ class Seq2Seq(Task):
         return [_read_joined(row, self.source)]
 
     def fit(self, rows: Mapping[str, Dataset]) -> Self:
-        if self.cut or "train" not in rows:
+        if self.cut or self.metric in overlap.ANSWER:
             return self
-        targets = [texts[0] for texts in rows["train"][:1000][self.target]]
-        return replace(self, cut=overlap.default_tokenizer(targets, self.metric))
+        part = rows.get("train", next(iter(rows.values())))
+        sample = part.select(range(0, len(part), max(1, len(part) // 1000)))
+        shares = overlap.script_shares([texts[0] for texts in sample[self.target]])
+        cut = overlap.default_tokenizer(shares, self.metric)
+        scripts = ", ".join(f"{share:.0%} {script}" for script, share in shares.items() if share)
+        log(f"{self.metric} with the tokenizer {cut}: words of the targets are {scripts} (--task.cut)", "config")
+        return replace(self, cut=cut)
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         return (text for row in rows for text in (row[self.source], *row[self.target]))

@@ -16,7 +16,7 @@ from transformers import TrainerControl as Control
 from transformers import TrainerState as State
 from transformers import TrainingArguments as Args
 
-from llmkit.errors import RunFailed, Stopped
+from llmkit.errors import PromptTooLong, RunFailed, Stopped
 from llmkit.generation import generate
 from llmkit.log import format_number, is_main_process, log
 from llmkit.task import is_causal
@@ -118,7 +118,12 @@ class Samples(TrainerAware):
         if not (self.prompts and whole and is_causal(trainer.task)) or state.global_step == self.last_step:
             return
         self.last_step, options = state.global_step, {"max_new_tokens": 40, "temperature": 0.8, "top_k": 50, "seed": 0}
-        for text in generate(trainer.model, trainer.processing_class, self.prompts, **options):
+        try:
+            texts = generate(trainer.model, trainer.processing_class, self.prompts, **options)
+        except PromptTooLong as e:  # no reason to lose a run
+            log(f"run.prompts: {e}; no samples", "warning")
+            return
+        for text in texts:
             log(f"         “{' '.join(text.split())}”")
 
     on_train_end = on_evaluate  # the only samples of a run without evaluation

@@ -4,10 +4,12 @@ import contextlib
 import ctypes
 import functools
 import os
-import platform
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -47,18 +49,36 @@ def detect() -> Hardware:
     return Hardware("cpu", bool(flags), reason, threads)
 
 
-def set_up() -> Hardware:
-    """Share the cores among the processes of this machine, and keep freed memory (on a CPU with glibc)."""
+@contextlib.contextmanager
+def restored_state() -> Iterator[None]:
+    """Restore the random states of Python, NumPy and torch and the number of threads after the block, which sets them."""
+    python, numpy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.set_num_threads(threads)
+
+
+def share_cores() -> None:
+    """Share the cores among the processes of this machine."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     words, environment = launch_command()
     # `accelerate launch` sets one thread, unless the user set another number
     one_thread = words and os.environ.get("OMP_NUM_THREADS") == "1" and "OMP_NUM_THREADS" not in environment
     if one_thread or ("OMP_NUM_THREADS" not in os.environ and local > 1):
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local))
-    hardware = detect()
-    if hardware.device == "cpu" and platform.libc_ver()[0] == "glibc":
-        _keep_freed_memory()
-    return replace(hardware, threads=torch.get_num_threads())
+
+
+def set_up() -> Hardware:
+    """Share the cores, and return what was decided."""
+    share_cores()
+    if keep_freed_memory.cache_info().currsize:
+        log("freed memory is kept for reuse (glibc mallopt): steps are faster, and `top` shows more memory", "config")
+    return replace(detect(), threads=torch.get_num_threads())
 
 
 def launch_command() -> tuple[list[str], dict[str, str]]:
@@ -73,11 +93,13 @@ def launch_command() -> tuple[list[str], dict[str, str]]:
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
-    """Keep glibc from returning large blocks to the kernel at every step: page faults take a third of the time then."""
+def keep_freed_memory() -> None:
+    """Keep glibc from returning large blocks to the kernel at every step: page faults take a third of the time then.
+
+    For the command line only, on a CPU with glibc: it lasts as long as the process. `set_up` logs it.
+    """
     libc = ctypes.CDLL(None)
     trim_threshold, top_pad, mmap_max = -1, -2, -4
     libc.mallopt(mmap_max, 0)
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 64 * 2**20)
-    log("freed memory is kept for reuse (glibc mallopt): steps are faster, and `top` shows more memory", "config")

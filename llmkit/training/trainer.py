@@ -17,7 +17,7 @@ from llmkit.data.sampler import FILLER, EpochLoader, EpochSampler, RowView
 from llmkit.data.stream import Stream
 from llmkit.models import adapters
 from llmkit.task import Batch, Json, Model, Task, Tokenizer
-from llmkit.training import checks
+from llmkit.training import checks, hardware
 
 LOADER_OPTIONS = ("num_workers", "pin_memory", "prefetch_factor", "persistent_workers")
 """Options of a DataLoader that TrainingArguments has as dataloader_…"""
@@ -58,8 +58,13 @@ class Trainer(transformers.Trainer):
             self.label_names = ["labels"]
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train, and undo what callbacks put on `cleanup` (signal handlers, a progress bar), also after an exception."""
-        with self.cleanup:
+        """Train from the state that `args.seed` gives, and restore the random state and the number of threads.
+
+        Undoes what callbacks put on `cleanup` (signal handlers, a progress bar), also after an exception.
+        """
+        with self.cleanup, hardware.restored_state():
+            hardware.share_cores()
+            transformers.set_seed(self.args.seed)
             return super().train(*args, **kwargs)
 
     def part(self, name: str) -> RowView:

@@ -160,6 +160,30 @@ def test_a_file_with_answers_to_other_prompts_is_not_resumed(
         assert (tmp_path / "answers.jsonl").read_text() == others
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_prompt_that_is_too_long_is_named_and_the_others_are_answered(
+    call: Callable, tiny_gpt2: Path, tmp_path: Path, batch_size: int
+) -> None:
+    long = "山" * 300
+    (tmp_path / "p.txt").write_text(f"Once\n{long}\n\nThe crow\n{long}\n", encoding="utf-8")
+    words = ["generate", tiny_gpt2, "--file", "p.txt", "--max-new-tokens", 3, "--batch-size", batch_size]
+    answer, model = call(*words, "--out", "answers.jsonl"), llmkit.load(str(tiny_gpt2))
+    rows = read_jsonl(tmp_path / "answers.jsonl")
+    assert [row["prompt"] for row in rows] == ["Once", long, "The crow", long]
+    assert [row["text"] for row in rows[::2]] == [model.generate(p, max_new_tokens=3) for p in ("Once", "The crow")]
+    why = "the prompt has 300 tokens, the model takes 64 with the answer; shorten it"
+    errors = [f"p.txt line {line}: {why}" for line in (2, 5)]
+    assert [(row["text"], row["error"]) for row in rows[1::2]] == [(None, error) for error in errors]
+    faults = [f"llmkit: {error}" for error in errors]
+    assert answer.status == 2 and answer.err.splitlines()[-2:] == faults
+    again = call(*words, "--out", "answers.jsonl")
+    assert (
+        again.status == 2 and again.err.splitlines()[-2:] == faults and read_jsonl(tmp_path / "answers.jsonl") == rows
+    )
+    printed = call(*words)
+    assert printed.status == 2 and printed.json == rows
+
+
 @pytest.mark.parametrize("end", ["", "\n", "   \nnot read\n"])
 def test_each_line_is_continued_until_an_empty_line_or_end_of_file(call: Callable, tiny_gpt2: Path, end: str) -> None:
     answer = call("generate", tiny_gpt2, "-i", "--max-new-tokens", 5, stdin="Once upon\nThe crow\n" + end)

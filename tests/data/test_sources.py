@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from llmkit import DataConfig, UsageError
+from llmkit import DataConfig, Recipe, UsageError
 from llmkit.data import sources
 from llmkit.data.loading import load_part
-from llmkit.tasks import CausalLM, TextClassification
+from llmkit.tasks import CausalLM, SentenceEmbedding, TextClassification, TokenClassification
 
 ROWS = [
     {"text": "a fine film", "label": "positive"},
@@ -288,6 +290,28 @@ def test_bundled_texts_have_a_hash_and_rows_in_memory_have_none() -> None:
 
 
 # -- rows in memory, and lists
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [tuple(ROWS), iter(ROWS), (dict(row) for row in ROWS), np.array(ROWS), pd.Series(ROWS, index=[9, 8, 7, 6]), pd.DataFrame(ROWS)],
+    ids=lambda spec: type(spec).__name__,
+)  # fmt: skip
+def test_rows_may_come_in_any_collection(spec: Any) -> None:
+    config = DataConfig(train=spec)
+    assert part(config.train, CLS) == part(config.train, CLS) == part(ROWS, CLS)
+    assert Recipe(CLS, data=config).to_dict()["data"]["train"] == "<4 rows in memory>"
+
+
+def test_values_of_rows_may_be_arrays_and_tuples() -> None:
+    rows = [
+        {"tokens": np.array(["Mia", "left"]), "tags": ("B-PER", "O")},
+        {"tokens": pd.Series(["A", "b"]), "tags": ["O", "O"]},
+    ]
+    expected = [{"tokens": ["Mia", "left"], "tags": ["B-PER", "O"]}, {"tokens": ["A", "b"], "tags": ["O", "O"]}]
+    assert part(rows, TokenClassification()) == part(expected, TokenClassification())
+    graded = [{"text": "a", "text_pair": "b", "score": np.float32(0.5)}]
+    assert part(graded, SentenceEmbedding()) == [{"text": "a", "text_pair": "b", "score": 0.5}]
 
 
 def test_rows_in_memory_are_read() -> None:

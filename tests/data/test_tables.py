@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 import subprocess
 import sys
@@ -108,3 +109,10 @@ def test_a_changed_file_is_looked_at_again(tmp_path: Path) -> None:
     assert rows(path)[0]["text"] == 'say "a"'
     write(path, 'text\tlabel\n"say ""a"" now"\t1\n')
     assert rows(path)[0]["text"] == 'say "a" now'
+
+
+def test_long_fields_are_read_and_the_limit_of_the_process_stays(tmp_path: Path) -> None:
+    (tmp_path / "long.csv").write_text(f"text,label\n{'x' * 200_000},1\n")
+    limit = csv.field_size_limit()
+    ((_, row),) = sources.read(sources.find(str(tmp_path / "long.csv"), "train"))
+    assert (len(row["text"]), csv.field_size_limit()) == (200_000, limit)

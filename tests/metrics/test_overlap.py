@@ -74,8 +74,32 @@ def test_metric_names_start_with_the_metric_itself(metric: str) -> None:
         ("猫睡着了，狗也睡了。", "zh", "zh"),
         ("猫は机の下で寝ています。", "char", "char"),
         ("Кошка спит под столом.", "13a", "intl"),
+        ("Кошка uses PyTorch Transformers datasets and accelerate, évidemment", "13a", "intl"),
+        ("用 PyTorch, Transformers, datasets, accelerate, tokenizers, evaluate and PEFT 训练", "zh", "zh"),
+        ("PyTorch で Transformers datasets accelerate and tokenizers を使う", "char", "char"),
+        ("Le café était fermé, hélas ; 3 élèves", "13a", "rouge"),
+        ("", "13a", "rouge"),
     ],
 )
-def test_default_tokenizer_follows_language_of_targets(text: str, bleu: str, rouge: str) -> None:
-    assert overlap.default_tokenizer([text], "chrf") == bleu
-    assert overlap.default_tokenizer([text], "rougeL") == rouge
+def test_default_tokenizer_follows_scripts_of_targets(text: str, bleu: str, rouge: str) -> None:
+    shares = overlap.script_shares([text])
+    assert overlap.default_tokenizer(shares, "chrf") == bleu
+    assert overlap.default_tokenizer(shares, "rougeL") == rouge
+
+
+def test_chinese_among_latin_words_is_scored() -> None:
+    """rouge_score's own tokenizer would see the same Latin words and nothing else."""
+    texts, others = (
+        ["用 PyTorch Transformers datasets accelerate 训练模型"],
+        ["不用 PyTorch Transformers datasets accelerate 测试数据"],
+    )
+    cut = overlap.default_tokenizer(overlap.script_shares(others), "rougeL")
+    assert overlap.scores("rouge1", overlap.count("rouge1", "rouge", texts, [others]))["rouge1"] == 1
+    rouge = overlap.scores("rouge1", overlap.count("rouge1", cut, texts, [others]))
+    assert rouge == {
+        name: pytest.approx(value) for name, value in {"rouge1": 10 / 19, "rouge2": 8 / 17, "rougeL": 10 / 19}.items()
+    }
+    bleu = [
+        overlap.scores("bleu", overlap.count("bleu", tokenizer, texts, [others]))["bleu"] for tokenizer in ("13a", cut)
+    ]
+    assert 0 < bleu[1] != bleu[0]

@@ -76,3 +76,10 @@ def test_chance_is_mean_over_all_rankings() -> None:
     random = np.random.default_rng(0)
     samples = [retrieval.rank([random.random(25)], [{3: 1.0}])[0, 0] for _ in range(4000)]
     assert chance == pytest.approx(np.mean(samples), abs=0.02)
+
+
+def test_document_without_a_score_is_not_found() -> None:
+    scores = [np.array([0.5, -np.inf, -0.2])] * 3
+    stats = retrieval.rank(scores, [{0: 1.0, 1: 1.0}, {1: 1.0}, {2: 1.0}])
+    expected = [[1 / (1 + 1 / np.log2(3)), 0.5, 1], [0, 0, 0], [1 / np.log2(3), 1, 0.5]]
+    assert stats == pytest.approx(np.array(expected))

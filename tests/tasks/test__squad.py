@@ -52,6 +52,22 @@ def test_every_format_gives_the_same_row(row: dict[str, Any]) -> None:
     assert loaded == make_row("When?", FERRY, "Tuesday")
 
 
+def test_answer_that_is_not_at_its_place_is_no_label_and_keeps_the_question(
+    capsys: pytest.CaptureFixture, tokenizer: Any
+) -> None:
+    """CMRC 2018 gives three answers per question, some of them at a wrong place."""
+    answers = [{"text": "on Friday", "answer_start": 3}, {"text": "Tuesday", "answer_start": 40}, TUESDAY]
+    row = {"question": "When?", "context": FERRY, "answers": answers}
+    rows = load_part([row, make_row("When?", FERRY, "Tuesday")], QuestionAnswering(), DataConfig())
+    texts = ["on Friday", "Tuesday", "Tuesday"]
+    assert rows["answers"][0] == {"text": texts, "answer_start": [-1, -1, TUESDAY["answer_start"]]}
+    task = QuestionAnswering().fit({"train": rows})
+    line = "train: 2 answers of questions with several not at the given place in the context, so no label"
+    assert task.unanswerable is False and line in capsys.readouterr().err
+    several, single = (encode([question], tokenizer, 64) for question in rows)
+    assert several["start"] == single["start"] and several["end"] == single["end"] and max(single["start"]) > 0
+
+
 impossible = {"question": "Who?", "answers": [], "plausible_answers": [TUESDAY], "is_impossible": True}
 UNANSWERABLE = {
     "SQuAD 2": make_article(FERRY, impossible),

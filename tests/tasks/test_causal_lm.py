@@ -7,15 +7,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import EXACT, TEXTS
 from datasets import Dataset
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, UsageError, build_trainer, run
 from llmkit.collate import IGNORED
 from llmkit.data import chat, packing
 from llmkit.data.features import encode
+from llmkit.models.tokenizers import train_tokenizer
 from llmkit.tasks import CausalLM
 
 TURNS = [
@@ -36,6 +39,35 @@ def test_check_names_label_smoothing_out_of_range(value: float) -> None:
     task = CausalLM(label_smoothing=value)
     assert task.check(Recipe(task)) == [f"task.label_smoothing: {value} is not between 0 and 1"]
     assert CausalLM(label_smoothing=1.0).check(Recipe(task)) == []
+
+
+FIRST_BYTES = {"gpt2": 1, "wordpiece": 3, "bos": 0}
+"""Bytes of the first token of 从前: a byte, a character, or a BOS token."""
+
+
+@pytest.mark.parametrize("kind", FIRST_BYTES)
+def test_bits_per_byte_leave_out_the_first_token_which_is_not_predicted(kind: str) -> None:
+    tokenizer = train_tokenizer("wordpiece" if kind == "wordpiece" else "bpe", 300, iter(["从前，有狐狸"] * 9), "gpt2")
+    if kind != "wordpiece":
+        tokenizer = train_tokenizer("bpe", 257, iter(TEXTS), "gpt2")
+    if kind == "bos":
+        single = TemplateProcessing(single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, 0)])
+        tokenizer.backend_tokenizer.post_processor = single
+    rows = Dataset.from_list([{"text": "从前"}, {"text": "从前，有狐狸"}])
+    task = CausalLM()
+    features = Dataset.from_dict(task.encode({"text": rows["text"][:]}, tokenizer, 64))
+    outputs = np.array([[3.0, len(ids) - 1] for ids in features["input_ids"]])
+    stats = task.example_stats(outputs, features, rows, tokenizer)
+    predicted = 6 + 18 - 2 * FIRST_BYTES[kind]
+    assert stats[:, 2].sum() == pytest.approx(predicted)
+    assert task.score(stats)["bits_per_byte"] == pytest.approx(6 / math.log(2) / predicted)
+
+
+def test_bits_per_byte_count_all_bytes_of_answers(tiny_gpt2: Path) -> None:
+    """The first token of an answer is predicted from its prompt."""
+    rows = Dataset.from_list([{"messages": TURNS}])
+    stats = CausalLM().example_stats(np.array([[3.0, 4]]), rows, rows, AutoTokenizer.from_pretrained(tiny_gpt2))
+    assert stats[0, 2] == len("山脚下。\nBy the river.".encode())
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import EXACT, PHRASES, save
+from datasets import Dataset
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 from transformers import (
@@ -145,6 +146,27 @@ def test_metric_option_is_the_first_metric_and_names_keep_their_values(metric: s
         "loss": 1.5,
     }
     assert task.score(stats) == pytest.approx({name: expected[name] for name in names})
+
+
+MIXED = "用 PyTorch Transformers datasets accelerate tokenizers evaluate 训练"
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "cut"),
+    [
+        ({"metric": "rougeL"}, MIXED, "zh"), ({"metric": "bleu"}, MIXED, "zh"), ({"metric": "rouge1"}, "a fox", "rouge"),
+        ({"metric": "rouge1", "cut": "char"}, MIXED, "char"), ({"metric": "f1"}, MIXED, ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("part", ["train", "data"])
+def test_tokenizer_of_the_metric_is_chosen_once_and_logged(
+    options: dict, target: str, cut: str, part: str, capsys: pytest.CaptureFixture
+) -> None:
+    """By rows from the whole part; also for a checkpoint that is evaluated without a run."""
+    rows = [{"source": "a", "target": ["a fox"]}] * 1500 + [{"source": "a", "target": [target]}] * 1500
+    task = Seq2Seq(**options).fit({part: Dataset.from_list(rows)})
+    line = f"config   {options['metric']} with the tokenizer {cut}: words of the targets are "
+    assert task.cut == cut and capsys.readouterr().err.count(line) == (not options.get("cut") and bool(cut))
 
 
 def test_metrics_of_a_run_are_those_of_its_predictions(recipe) -> None:

@@ -165,3 +165,13 @@ def test_samples_are_drawn_at_the_end_of_a_run_without_evaluation(
     run(causal_recipe(training={"max_steps": 2}, run={"prompts": ("Once upon a time",)}))
     lines = [line for line in capfd.readouterr().err.splitlines() if "“" in line]
     assert lines and all(line.startswith("         “Once upon a time") for line in lines)
+
+
+@pytest.mark.parametrize("evaluation", ["no", "steps"])
+def test_prompt_that_is_too_long_is_a_warning_and_no_reason_to_lose_the_run(
+    evaluation: str, causal_recipe: Callable[..., Any], capfd: pytest.CaptureFixture
+) -> None:
+    settings = {**EVERY_STEP, "eval_strategy": evaluation, "max_steps": 1}
+    result = run(causal_recipe(training=settings, run={"prompts": ("Once", "山" * 300)}))
+    line = "warning  run.prompts: prompt 2 has 300 tokens, the model takes 64 with the answer; shorten it; no samples"
+    assert line in capfd.readouterr().err and (result.output / "model.safetensors").is_file()

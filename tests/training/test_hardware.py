@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from transformers import set_seed
 
 from llmkit.training import hardware
 
 SET_UP = "from llmkit.training import hardware; h = hardware.set_up(); print(h.threads, h.device)"
+KEPT = SET_UP.replace("h = ", "hardware.keep_freed_memory(); h = ")
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1"]
 CORES = os.cpu_count() or 1
 on_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="the device is not the CPU here")
@@ -63,7 +67,27 @@ def test_cpu_flags_are_those_of_the_kernel() -> None:
 def test_processes_share_the_cores_unless_the_user_sets_threads(variables: dict[str, str], threads: int) -> None:
     words, stderr = set_up([sys.executable, "-c", SET_UP], **variables)
     assert words == [str(threads), "cpu"]
-    assert stderr.count("freed memory is kept for reuse") == (sys.platform == "linux")
+    assert "freed memory" not in stderr
+
+
+@on_cpu
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_freed_memory_is_kept_only_when_asked_for_and_then_logged() -> None:
+    words, stderr = set_up([sys.executable, "-c", KEPT], OMP_NUM_THREADS="1")
+    assert words == ["1", "cpu"] and stderr.count("freed memory is kept for reuse") == 1
+
+
+def test_restored_state_restores_random_states_and_threads_after_an_exception() -> None:
+    def state() -> tuple:
+        return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist(), torch.get_num_threads()
+
+    before = state()
+    with pytest.raises(KeyboardInterrupt), hardware.restored_state():
+        set_seed(1)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        assert all(now != then for now, then in zip(state(), before, strict=True))
+        raise KeyboardInterrupt
+    assert state() == before
 
 
 @on_cpu
