@@ -81,7 +81,8 @@ def prepare(recipe: Recipe) -> Prepared:
     """Check a recipe, read its data and encode it, before any weight is read. Raises UsageError with every fault."""
     task = recipe.task
     raise_faults(class_faults(type(task)))
-    faults = [*loading.check(recipe.data, task), *load.check(recipe.model, task), *task.check(recipe)]
+    faults = [*loading.check(recipe.data, task), *task.check(recipe)]
+    faults += load.check(recipe.model, task, recipe.data.max_length)
     recipe = replace(recipe, training=check_training(recipe.training, faults))
     raise_faults([*faults, *arguments.check(recipe.training)])
     args = arguments.build(recipe)

@@ -25,7 +25,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -148,8 +148,10 @@ class Task:
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         super().__init_subclass__(**kwargs)
-        old = [f"task {cls.__module__}:{cls.__name__}: {n} {OLD_MEMBERS[n]}" for n in vars(cls) if n in OLD_MEMBERS]
-        raise_faults(old)
+        members = [n for base in cls.__mro__ if not issubclass(Task, base) for n in vars(base)]
+        options = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+        old = [n for n in members if n in OLD_MEMBERS and n not in options]
+        raise_faults([f"task {cls.__module__}:{cls.__name__}: {n} {OLD_MEMBERS[n]}" for n in old])
 
     def __getattr__(self, name: str) -> Any:
         hint = f"; it {OLD_MEMBERS[name]}" if name in OLD_MEMBERS else ""
@@ -307,7 +309,18 @@ class Task:
 def class_faults(cls: type[Task]) -> list[str]:
     """Return one line for each rule of the contract that a task's class breaks."""
     where = f"task {cls.__module__}:{cls.__name__}"
-    faults = [f"{where}: {m} is missing" for m in REQUIRED if getattr(cls, m, None) is getattr(Task, m, None)]
+    missing = [m for m in REQUIRED if getattr(cls, m, None) is getattr(Task, m, None)]
+    similar = {m: difflib.get_close_matches(m, [n for n in vars(cls) if not hasattr(Task, n)], n=1) for m in missing}
+    faults = [f"{where}: {m} is missing" + (f"; is {s[0]} meant?" if s else "") for m, s in similar.items()]
+    columns = getattr(cls, "columns", {})
+    if isinstance(columns, Mapping) and any(isinstance(names, str) for names in columns.values()):
+        faults.append(f"{where}: columns: give the other names of a column as a tuple, such as ('review',)")
+    elif not isinstance(columns, (Mapping, property)):
+        faults.append(
+            f"{where}: columns is a {type(columns).__name__}; give a mapping, such as {{'text': ('review',)}}"
+        )
+    no_default = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    faults += [f"{where}: its option {name} has no default" for name in no_default]
     options = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
     if options and "__dataclass_params__" not in vars(cls):
         faults.append(f"{where}: decorate the class with @dataclass(frozen=True), for its option {options[0]}")

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,14 @@ def test_task_with_an_old_member_is_told_what_replaced_it(name: str) -> None:
         getattr(CausalLM(), name)
 
 
+def test_old_member_of_a_base_class_is_refused_and_an_option_of_that_name_is_not() -> None:
+    mixin = type("Mixin", (), {"aside": ("labels",), "__module__": "elsewhere"})
+    with pytest.raises(UsageError, match="elsewhere:Old: aside is now non_model_columns"):
+        type("Old", (mixin, Task), {"__module__": "elsewhere"})
+    new = type("New", (Task,), {"steps": 3, "__annotations__": {"steps": int}, "__module__": "elsewhere"})
+    assert dataclass(frozen=True)(new)(steps=4).steps == 4
+
+
 @pytest.mark.parametrize("task", [t for t in TASKS if "label_smoothing" in t.__dataclass_fields__])
 def test_label_smoothing_out_of_range_is_a_fault_of_every_task_that_has_it(task: type, models, tmp_path: Path) -> None:
     recipe = replace(recipe_for(task, models, tmp_path / "r"), task=task(label_smoothing=2.0))
@@ -233,11 +241,12 @@ def test_label_smoothing_out_of_range_is_a_fault_of_every_task_that_has_it(task:
         build_trainer(recipe)
 
 
-def test_all_faults_of_options_are_named_together(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", [1, 100_000])
+def test_all_faults_of_options_are_named_together(models: dict[str, Path], tmp_path: Path, length: int) -> None:
     recipe = recipe_for(CausalLM, models, tmp_path / "r", learning_rate=-1)
-    recipe = replace(recipe, task=CausalLM(label_smoothing=2), data=replace(recipe.data, max_length=1))
+    recipe = replace(recipe, task=CausalLM(label_smoothing=2), data=replace(recipe.data, max_length=length))
     with pytest.raises(UsageError) as e:
         build_trainer(recipe)
     assert len(e.value.faults) == 3
-    for name in ("training.learning_rate: -1", "task.label_smoothing: 2", "data.max_length: 1"):
+    for name in ("training.learning_rate: -1", "task.label_smoothing: 2", f"data.max_length: {length}"):
         assert name in str(e.value)

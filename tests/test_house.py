@@ -61,6 +61,7 @@ def imports(name: str) -> Iterator[tuple[str, bool]]:
             if isinstance(child, ast.Import):
                 yield from ((alias.name, in_function) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
+                assert not child.level, f"{name}: a relative import"
                 for alias in child.names:
                     inner = f"{child.module}.{alias.name}"
                     yield (inner if inner in FILES else str(child.module)), in_function

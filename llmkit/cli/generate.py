@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "max_new_tokens": (int, "Number of new tokens at most"),
-    "max_length": (int, "Number of tokens at most, the prompt included"),
+    "max_length": (int, "Maximum number of tokens, including the prompt"),
     "min_new_tokens": (int, "Number of new tokens at least"),
     "temperature": (float, "Sample, with logits divided by this; 0 always takes the likeliest token"),
     "top_k": (int, "Sample from this many likeliest tokens"),
@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("prompt", nargs="?", help="Text to continue; - reads it from stdin")
     parser.add_argument("--file", help="File of prompts: one per line (.txt), or rows with a column prompt or text")
     parser.add_argument("--encoding", default="utf-8", help=ENCODING_HELP)
-    parser.add_argument("--out", metavar="FILE", help="With --file: write .jsonl here; resumes a stopped call")
+    parser.add_argument("--out", metavar="FILE", help="With --file: write .jsonl here; continues an interrupted call")
     parser.add_argument("-i", "--interactive", action="store_true", help="Hold a conversation")
     for name, (kind, text) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar="N" if kind is int else "X", help=text)

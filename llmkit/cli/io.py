@@ -112,7 +112,7 @@ def _table(name: str, detail: object) -> str:
     if set(heads) <= set(detail):
         heads = list(detail)  # a square matrix, stored without its zeros
     if len(heads) > WIDEST:
-        return f"{name}: {len(detail)} × {len(heads)}, see --json"
+        return f"{name}: {len(detail)} × {len(heads)}, too wide to print; use --json"
     cells = [[row.get(head, 0) for head in heads] for row in detail.values()]
     table = pd.DataFrame(cells, list(detail), heads, dtype=object).rename_axis(name, axis="columns")
     with pd.option_context("display.unicode.east_asian_width", True):

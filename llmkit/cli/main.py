@@ -21,7 +21,7 @@ from llmkit.recipe import Recipe
 VERBS = {
     "train": "Train a recipe: a recipe's name, a .py or .yaml file, or a task's name",
     "generate": "Continue a prompt or the prompts of a file, or hold a conversation",
-    "predict": "Classify, tag, answer, translate, embed: the task's predictions, one per line",
+    "predict": "Predict with a trained model (labels, tags, answers, translations, vectors), one line per input",
     "evaluate": "Compute the task's metrics on new data, with 95 % bootstrap intervals",
     "search": "Build, query and evaluate an index of texts by their embeddings",
     "preview": "Print training rows token by token, with what is trained on",
@@ -100,7 +100,8 @@ def command(argv: Sequence[str]) -> int:
     if words[:1] in (["-h"], ["--help"]):
         parser.print_help()
         return 0
-    args, rest = parser.parse_known_args(words)
+    parse = parser.parse_known_args if verb == "search" else parser.parse_known_intermixed_args  # not for subparsers
+    args, rest = parse(words)
     if "words" in args:
         args.words = rest
     elif rest:
@@ -119,5 +120,7 @@ class _Parser(argparse.ArgumentParser):
         if "unrecognized arguments:" in message:
             word = message.split(": ", 1)[1].split()[0]
             flags = [option for action in self._actions for option in action.option_strings]
-            message = f"{word!r}: no such option; {suggest(word, flags, limit=30)}"
+            is_flag = word.startswith("-")
+            fix = suggest(word, flags, limit=30) if is_flag else "put a text of several words in quotes"
+            message = f"{word!r}: {'no such option' if is_flag else 'one argument too many'}; {fix}"
         raise UsageError(f"{self.prog}: {message}")

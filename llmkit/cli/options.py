@@ -61,6 +61,7 @@ def renamed_options() -> Iterator[None]:
     except UsageError as e:
         faults = [re.sub(r"(^|: )data\.(train|validation|test): ", r"\1", fault, count=1) for fault in e.faults]
         faults = [re.sub(r"--data\.columns\.(\w+) ", r"--column \1=", fault) for fault in faults]
+        faults = [re.sub(r"\bdata\.columns\.(\w+)", r"--column \1", fault) for fault in faults]
         names = r"(?:--data\.(?=on_error|max_length)|(?:--)?data\.(?=names|encoding))(\w+)"
         faults = [re.sub(names, lambda m: f"--{m[1].replace('_', '-')}", fault) for fault in faults]
         raise UsageError(*dict.fromkeys(faults)) from None
@@ -90,7 +91,7 @@ def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[Values, list[str
         if option == "config" and value is not None:
             configs.append(value)
         elif option != "config" and (len(path) < 2 or path[0] not in PARTS):
-            faults.append(f"--{option}: no such option; {suggest(path[0], _known_options())}")
+            faults.append(f"{word.partition('=')[0]}: no such option; {suggest(f'--{option}', _known_options())}")
         elif value is None and not _is_switch(path):
             faults.append(f"--{option}: needs a value")
         else:
@@ -100,7 +101,8 @@ def parse_argv(argv: Sequence[str], faults: list[str]) -> tuple[Values, list[str
 
 def _known_options() -> list[str]:
     fields = [f"{part}.{f.name}" for part, cls in PARTS.items() if cls for f in dataclasses.fields(cls)]
-    return [*PARTS, *SHORT, "config", *SWITCHES, *fields, *(f"training.{name}" for name in training_fields())]
+    names = [*PARTS, *SHORT, "config", *SWITCHES, *fields, *(f"training.{name}" for name in training_fields())]
+    return [f"--{name}" for name in names]
 
 
 def _is_switch(path: Sequence[str]) -> bool:

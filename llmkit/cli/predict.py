@@ -6,6 +6,7 @@ import contextlib
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmkit.cli.io import as_json, first_column, open_output, read_rows
@@ -38,6 +39,8 @@ def run(args: Namespace) -> None:
     answering = predictor.task_of(hub.find_model(args.model))
     if type(answering).predict is task.Task.predict:
         raise UsageError(f"a {answering.name} model does not predict; use llmkit generate")
+    if args.out and any(Path(word).resolve() == Path(args.out).resolve() for word in args.input):
+        raise UsageError(f"--out {args.out}: is the input; choose another file")
     inputs = read_inputs(args.input, answering, args.column, args.names, args.encoding)
     model = predictor.load(args.model)
     with open_output(args.out, "w") as out:

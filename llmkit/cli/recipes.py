@@ -74,8 +74,9 @@ def _find_recipe(name: str, find: Callable[[str], type], read: Callable[[Path], 
         if not path.exists():
             raise UsageError(f"{name!r}: no such recipe file; llmkit's own recipes: {', '.join(recipe_names())}")
         return read(path)
-    if name in TASKS or ":" in name:
-        return Recipe(task=find(name)(), run=RunConfig(output=f"runs/{name.split(':')[-1]}"))
+    task = name if ":" in name else name.replace("_", "-")
+    if task in TASKS or ":" in task:
+        return Recipe(task=find(task)(), run=RunConfig(output=f"runs/{task.split(':')[-1]}"))
     raise UsageError(f"{name!r}: no such recipe; {suggest(name, [*recipe_names(), *TASKS])}")
 
 

@@ -1,5 +1,6 @@
 """The stages of `llmkit check-task`, from the preview of a row to predictions of the saved model."""
 
+import math
 import traceback
 from dataclasses import replace
 
@@ -58,6 +59,8 @@ class Trial:
         scores = task.score(self.trainer.predict(part).predictions)
         if set(scores) != set(task.metrics):
             raise UsageError(f"score returns {', '.join(scores)}; metrics names {', '.join(task.metrics)}")
+        if wrong := [name for name, value in scores.items() if not math.isfinite(value)]:
+            raise UsageError(f"score returns {wrong[0]} {scores[wrong[0]]}; expected a finite number")
         return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
 
     def train(self) -> str:

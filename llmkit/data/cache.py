@@ -44,9 +44,14 @@ def rows_digest(rows: datasets.Dataset) -> str:
 
 
 def code_digest(cls: type) -> str:
-    """Return a key of the code that makes features: llmkit's own, and the files of `cls` and its base classes."""
+    """Return a key of the code that makes features: llmkit's own, the files of `cls` and its base classes, and the modules
+    that were loaded from the same folders."""
     files = {*PACKAGE.glob("*.py"), *(f for room in ("data", "models", "tasks") for f in (PACKAGE / room).glob("*.py"))}
     modules = {c.__module__ for c in cls.__mro__ if c.__module__.partition(".")[0] not in ("llmkit", "builtins", "abc")}
+    origins = {name: Path(file) for name, m in [*sys.modules.items()] if (file := getattr(m, "__file__", None))}
+    folders = {origins[name].parent for name in modules & origins.keys()}
+    beside = {name for name, path in origins.items() if folders & {*path.parents} and "site-packages" not in path.parts}
+    modules |= {name for name in beside if name.partition(".")[0] not in ("llmkit", "__main__")}
     content = [path.read_text(encoding="utf-8") for path in sorted(files)]
     for name in sorted(modules):
         with contextlib.suppress(OSError, TypeError, KeyError):  # defined in an interactive session

@@ -1,4 +1,4 @@
-"""Conversations: turns read from the usual formats, rendered with a chat template, and split by who speaks."""
+"""Conversations: turns read from the usual formats, rendered with a chat template, and split by role."""
 
 import itertools
 import operator
@@ -84,7 +84,7 @@ def encode_with_mask(turns: Sequence[Turn], tokenizer: Tokenizer) -> tuple[list[
     """Return the ids of a conversation, and 1 for each token of the assistant's turns, their end included.
 
     A token that spans a boundary belongs to the turn in which it ends. Raises UsageError if the template rejects the
-    turns or leaves out what the assistant says.
+    turns or omits the assistant's content.
     """
     text = render(turns, tokenizer)
     mask = np.zeros(len(text) + 1, dtype=np.int64)  # by the end offset of a token
@@ -105,7 +105,7 @@ def _locate_turn(turns: Sequence[Turn], i: int, text: str, tokenizer: Tokenizer)
     marked = {**turns[i], "content": MARK}
     before, mark, after = render([*turns[:i], marked, *turns[i + 1 :]], tokenizer).partition(MARK)
     if not mark or not text.endswith(after):
-        raise UsageError("conversations: the chat template leaves out what the assistant says; use another template")
+        raise UsageError("conversations: the chat template omits the assistant's content; use another template")
     after_as_last = render([*turns[:i], marked], tokenizer).partition(MARK)[2]
     prompt = render(turns[:i], tokenizer, generation_prompt=True) if i else before
     start = len(prompt) if text.startswith(prompt) else common_prefix(before, text)

@@ -68,7 +68,7 @@ def read(sources: Sequence[Source]) -> list[RawRow]:
     kind = "{}, not a row of columns"
     raise_faults([f"{w}: {r if isinstance(r, ValueError) else kind.format(type(r).__name__)}" for w, r in invalid])
     if not rows:
-        raise UsageError(f"{', '.join(source.name for source in sources)}: is empty")
+        raise UsageError(f"{', '.join(source.name for source in sources)} is empty")
     return rows
 
 

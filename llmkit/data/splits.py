@@ -35,7 +35,8 @@ def split_off(datasets: Sequence[Dataset], fraction: float, seed: int, task: Tas
     chosen = set(distinct[: max(1, round(fraction * len(distinct)))])
     if len(chosen) == len(distinct):
         rows = f"{total} rows ({len(distinct)} distinct)"
-        raise UsageError(f"data.validation: {rows} cannot be split; give a validation file or more rows")
+        fix = "give a validation file or more rows" if fraction <= 0.5 else "give a smaller fraction"
+        raise UsageError(f"data.validation: {rows} cannot be split at {fraction:g}; {fix}")
     rest, held_out, seen = [], [], set()
     for rows, part in zip(datasets, hashes, strict=True):
         rest.append(rows.select([i for i, h in enumerate(part) if h not in chosen]))

@@ -50,8 +50,8 @@ def quiet_transformers() -> Iterator[None]:
 # -- before the weights are read
 
 
-def check(config: ModelConfig, task: Task) -> list[str]:
-    """Return the faults of the model part that can be seen before data or weights are read."""
+def check(config: ModelConfig, task: Task, max_length: int | None = None) -> list[str]:
+    """Return the faults of the model part, and of `data.max_length`, that can be seen before data or weights are read."""
     if config.name is None:
         return [f"model.name: not given; give --model FOLDER, a hub id, or {', '.join(hub.MODELS)}"]
     faults = []
@@ -65,6 +65,8 @@ def check(config: ModelConfig, task: Task) -> list[str]:
         if isinstance(config.name, (str, Path)):
             decoder = architecture(config, task).get_text_config(decoder=True)
             limit, tokens = max_positions(decoder), getattr(task, "generation", {}).get("max_new_tokens")
+            if limit and max_length and max_length > limit:
+                faults.append(f"data.max_length: {max_length} is more than the {limit} positions of {config.name}")
             if limit and isinstance(tokens, int) and tokens > limit:
                 faults.append(f"task.generation.max_new_tokens: {tokens} is more than the model's {limit} positions")
         if config.vectors:

@@ -61,10 +61,11 @@ def find_task(name: str, untrusted: Path | None = None) -> type[Task]:
     """
     module, colon, attribute = name.partition(":")
     if not colon:
-        name = name.replace("_", "-")
-        if name not in TASKS:
-            raise UsageError(f"task {name!r}: no such task; {suggest(name, TASKS)}, or pkg.module:MyTask")
-        return getattr(importlib.import_module(f"llmkit.tasks.{name.replace('-', '_')}"), TASKS[name])
+        if (known := name.replace("_", "-")) not in TASKS:
+            raise UsageError(
+                f"task {name!r}: no such task; {suggest(known, TASKS)} A task of yours is pkg.module:MyTask"
+            )
+        return getattr(importlib.import_module(f"llmkit.tasks.{known.replace('-', '_')}"), TASKS[known])
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: a module beside the recipe
     if module.endswith(".py"):

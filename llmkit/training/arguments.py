@@ -20,6 +20,7 @@ LIMITS = {
     **dict.fromkeys(SIZES, (1, math.inf)),
     **dict.fromkeys(RATES, (0, math.inf)),
     **dict.fromkeys(("seed", "data_seed"), (0, 2**32 - 1)),
+    "dataloader_num_workers": (0, math.inf),
 }
 """Lowest and highest values that a run can have; TrainingArguments itself accepts others."""
 
@@ -32,6 +33,8 @@ def check(values: Row) -> list[str]:
         for name, (least, most) in LIMITS.items()
         if isinstance(values.get(name), (int, float)) and not least <= values[name] <= most
     ]
+    if isinstance(steps := values.get("max_steps", -1), int) and steps < 1 and steps != -1:
+        faults.append(f"training.max_steps: {steps} is not 1 or more; leave it out to train for num_train_epochs")
     if values.get("train_sampling_strategy") == "batch_rebalance":
         why = "batch_rebalance changes the batches with the number of processes"
         faults.append(f"training.train_sampling_strategy: {why}; choose random, group_by_length or sequential")

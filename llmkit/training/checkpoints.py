@@ -29,14 +29,16 @@ def finished_metrics(recipe: Recipe) -> Json | None:
         fault = "empty; name a folder"
     elif existing.is_dir() and not os.access(existing, os.W_OK):
         fault = f"{str(folder)!r} cannot be written: no permission to write in {str(existing)!r}"
-    elif folder.is_file():
-        fault = f"{str(folder)!r} is a file; choose a folder"
+    elif not existing.is_dir():
+        fault = f"{str(existing)!r} is a file; choose a folder"
     elif resume and not holds_run:
         fault = f"{str(folder)!r} holds no run; leave --resume out, or name the run's --output"
     elif holds_run and not resume:
         fault = f"{str(folder)!r} holds a run; resume it with --resume, or choose another --output"
     elif not resume and any((folder / f).exists() for f in ("config.json", "adapter_config.json")):
         fault = f"{str(folder)!r} holds a model; choose another --output"
+    elif not resume and (folder / "README.md").exists():
+        fault = f"{str(folder)!r} has a README.md, which the model card would replace; choose another --output"
     if fault:
         raise UsageError(f"run.output: {fault}")
     if not resume or not (folder / "metrics.json").exists():

@@ -24,7 +24,7 @@ def max_length(recipe: Recipe, tokenizer: Tokenizer) -> int:
     config = load.architecture(recipe.model, recipe.task) if by_name else getattr(model, "config", None)
     limit = load.max_positions(config, tokenizer) if config is not None else None
     if length and limit and length > limit:
-        raise UsageError(f"data.max_length: {length} is more than the {limit} positions of {model}; at most {limit}")
+        raise UsageError(f"data.max_length: {length} is more than the {limit} positions of {model}")
     if length:
         return length
     usual = min(limit or default, default)

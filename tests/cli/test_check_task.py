@@ -87,6 +87,7 @@ FAULTS = {
     ),
     "config_fields": ('"num_labels"', '"num_label"', "batch", "has no 'num_label'; did you mean 'num_labels'?"),
     "metrics": ('("mae", "mse")', '("mae", "rmse")', "evaluate", "score returns mae, mse; metrics names mae, rmse"),
+    "NaN": ('"mse": float(', '"mse": float("nan") * float(', "evaluate", "score returns mse nan"),
     "fields": ("mean: float = 0.0", "mean: float = 0.0\n    pairs: tuple = ((1, 2),)", "reload", "the saved task is"),
     "predict": (".tolist()]", ".tolist()][1:]", "predict", "predict returns 3 answers for 4 inputs"),
     "error in predict": (
@@ -152,7 +153,11 @@ def test_the_member_at_fault_is_named_in_one_line(
 CLASS_FAULTS = [
     ('auto_class = "AutoModelForSequenceClassification"', "", "auto_class is missing"),
     ("AutoModelForSequence", "AutoModelForSecuence", "did you mean 'AutoModelForSequenceClassification'"),
-    ("def score(", "def scores(", "score is missing"),
+    ("def score(", "def scores(", "score is missing; is scores meant?"),
+    ('columns = {"text"', 'colums = {"text"', "columns is missing; is colums meant?"),
+    ('{"text": ("review",), "score": ("stars",)}', '("text", "score")', "columns is a tuple; give a mapping"),
+    ('("review",)', '"review"', "give the other names of a column as a tuple"),
+    ("mean: float = 0.0", "mean: float", "its option mean has no default"),
     ("@dataclass(frozen=True)", "", "decorate the class with @dataclass(frozen=True)"),
     ('metrics = ("mae", "mse")', 'metrics = "mae"', "metrics is text; write ('mae',)"),
 ]

@@ -237,8 +237,8 @@ def test_a_new_task_does_not_get_the_options_of_the_old_one() -> None:
     [
         (("stray",), ("'stray'", "--part.field")),
         (("--data.max_lenght", "8"), ("data.max_lenght", "'max_length'")),
-        (("--dat", "x"), ("--dat", "'data'")),
-        (("--learning_rate", "1"), ("--learning_rate", "'training.learning_rate'")),
+        (("--dat", "x"), ("--dat", "'--data'")),
+        (("--learning_rate", "1"), ("--learning_rate", "'--training.learning_rate'")),
         (("--data.max_length",), ("data.max_length", "needs a value")),
         (("--model",), ("--model", "needs a value")),
         (("--config",), ("--config", "needs a value")),

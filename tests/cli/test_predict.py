@@ -60,6 +60,16 @@ def test_out_takes_the_predictions_and_stdout_is_empty(call: Callable, classifie
     assert read_jsonl(tmp_path / "out.jsonl") == call("predict", classifier, *FILMS, "--json").json
 
 
+def test_out_does_not_replace_the_input(call: Callable, classifier: Path, tmp_path: Path) -> None:
+    (tmp_path / "films.csv").write_text("text\na fine film\n")
+    assert_one_fault(call("predict", classifier, "films.csv", "--out", "./films.csv"), "--out", "is the input")
+    assert (tmp_path / "films.csv").read_text() == "text\na fine film\n"
+
+
+def test_a_text_may_follow_an_option(call: Callable, classifier: Path) -> None:
+    assert call("predict", classifier, "--json", *FILMS).json == call("predict", classifier, *FILMS, "--json").json
+
+
 def test_column_names_the_column_to_read(call: Callable, classifier: Path, tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text("text,summary\ndull,a fine film\n")
     answer = call("predict", classifier, "two.csv", "--column", "summary")

@@ -73,6 +73,11 @@ def test_a_wrong_entry_in_yaml_is_found_with_the_options(folder: Path, options: 
         read_recipe(["mine.yaml", *options], "train")
 
 
+def test_a_task_s_name_may_have_underscores() -> None:
+    (recipe, _), (other, _) = read_recipe(["causal_lm"], "train"), read_recipe(["causal-lm"], "train")
+    assert recipe == other and recipe.run.output == "runs/causal-lm"
+
+
 def test_a_task_s_name_is_its_plain_recipe() -> None:
     recipe, _ = read_recipe(["text-classification", "--model", "tiny-bert"], "train")
     assert isinstance(recipe, Recipe)

@@ -86,9 +86,10 @@ def test_digest_depends_on_content_and_not_on_the_order_of_keys() -> None:
 
 
 def test_digest_depends_on_the_versions_of_the_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = cache.digest("a")
-    monkeypatch.setattr("importlib.metadata.version", lambda package: "0")
-    assert cache.digest("a") != before
+    version, before = importlib.metadata.version, cache.digest("a")
+    for changed in ("llmkit", "tokenizers", "transformers", "datasets"):
+        monkeypatch.setattr("importlib.metadata.version", lambda p, c=changed: "0" if p == c else version(p))
+        assert cache.digest("a") != before
 
 
 def test_rows_digest_depends_on_content_and_not_on_chunks() -> None:
@@ -169,6 +170,22 @@ def test_changed_outside_task_or_base_class_makes_new_features(
     same, again, other_base, other_task = digests
     assert same == again and len({same, other_base, other_task}) == 3
     assert ids == [[5], [5], [6], [5]] and len(list(folder.iterdir())) == 3
+
+
+def test_code_digest_depends_on_a_helper_module_of_an_outside_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = []
+    for number in (1, 2):
+        (tmp_path / f"helper_{number}").mkdir()
+        (tmp_path / f"helper_{number}" / "helper_of_task.py").write_text(f"WIDTH = {number}\n")
+        source = "import helper_of_task\nfrom llmkit.tasks import CausalLM\n\nclass Mine(CausalLM):\n    pass\n"
+        (tmp_path / f"helper_{number}" / "helped_task.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path / f"helper_{number}")
+        for name in ("helper_of_task", "helped_task"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        digests += [cache.code_digest(importlib.import_module("helped_task").Mine) for _ in range(2)]
+    assert digests[0] == digests[1] != digests[2] == digests[3]
 
 
 def test_code_digest_of_an_interactively_defined_task() -> None:

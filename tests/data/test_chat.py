@@ -73,7 +73,7 @@ def test_mask_covers_assistant_turn_that_comes_first(tokenizer: Tokenizer) -> No
     ("template", "message"),
     [
         (NO_SYSTEM, "rejects turns of system, user, assistant, user, assistant, beginning 'Be brief.' (No system"),
-        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "leaves out what the assistant says"),
+        ("{% for m in messages %}{{ m['role'] }}{% endfor %}", "omits the assistant's content"),
     ],
 )
 def test_template_that_cannot_render_the_turns_is_refused(tokenizer: Tokenizer, template: str, message: str) -> None:

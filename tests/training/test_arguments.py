@@ -29,6 +29,9 @@ def recipe(task: Any = None, **training: Any) -> Recipe:
     ("name", "value", "message"),
     [
         ("learning_rate", -1, "training.learning_rate: -1 is not 0 or more"),
+        ("max_steps", 0, "training.max_steps: 0 is not 1 or more; leave it out to train for num_train_epochs"),
+        ("max_steps", -5, "training.max_steps: -5 is not 1 or more; leave it out to train for num_train_epochs"),
+        ("dataloader_num_workers", -1, "training.dataloader_num_workers: -1 is not 0 or more"),
         ("num_train_epochs", -0.5, "training.num_train_epochs: -0.5 is not 0 or more"),
         ("max_grad_norm", -1.0, "training.max_grad_norm: -1.0 is not"),
         ("learning_rate", float("nan"), "training.learning_rate: nan is not"),

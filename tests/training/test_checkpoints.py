@@ -36,6 +36,7 @@ def started(causal_recipe: Callable[..., Any]) -> Callable[..., Recipe]:
         (None, {"resume": True}, "holds no run; leave --resume out, or name the run's --output"),
         ("out", {}, "is a file; choose a folder"),
         ("out/config.json", {}, "holds a model; choose another --output"),
+        ("out/README.md", {}, "has a README.md, which the model card would replace; choose another --output"),
         ("out/adapter_config.json", {}, "holds a model; choose another --output"),
         ("out/recipe.yaml", {}, "holds a run; resume it with --resume, or choose another --output"),
     ],

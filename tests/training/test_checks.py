@@ -53,7 +53,7 @@ def test_max_length_of_a_model_object_is_its_own(causal_recipe: Any, tokenizer: 
 
 
 def test_max_length_above_the_models_positions_is_refused(causal_recipe: Any, tokenizer: Any) -> None:
-    with pytest.raises(UsageError, match=r"data.max_length: 65 is more than the 64 positions of .*; at most 64"):
+    with pytest.raises(UsageError, match=r"data.max_length: 65 is more than the 64 positions of "):
         checks.max_length(causal_recipe(max_length=65), tokenizer)
 
 
