@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from llmkit.data import packing, sources
 from llmkit.data.features import encode
-from llmkit.data.rows import report_invalid, valid_rows
+from llmkit.data.rows import RowReader, report_invalid
 from llmkit.errors import UsageError
 from llmkit.recipe import DataConfig
 from llmkit.task import Task, Tokenizer
@@ -42,10 +42,11 @@ class Stream(torch.utils.data.IterableDataset):
 
     def features(self) -> Iterator[dict[str, Any]]:
         """Yield features with `row` (a running number) and `epoch` (the number of the pass)."""
-        numbers = itertools.count()
+        numbers, reader = itertools.count(), RowReader(self.task, self.config, "train")
         for epoch in itertools.count():
             random = np.random.default_rng((self.config.seed, epoch))
-            for rows in _chunks(self.task, self.config):
+            for number, rows in enumerate(_chunks(reader)):
+                reader.log_unread(quiet=epoch == 0 and number < SAMPLE // CHUNK)  # `sample` has logged these
                 encoded, _ = encode(self.task, rows, self.tokenizer, self.max_length)
                 encoded = packing.pack(encoded, self.max_length) if self.packed else encoded
                 for i in random.permutation(len(encoded)).tolist():
@@ -63,16 +64,20 @@ class Stream(torch.utils.data.IterableDataset):
 
 def sample(task: Task, config: DataConfig) -> Dataset:
     """Return the first rows, from which the task and a new tokenizer learn. Raises UsageError, see `valid_rows`."""
-    return concatenate_datasets([*itertools.islice(_chunks(task, config), SAMPLE // CHUNK)])
+    reader = RowReader(task, config, "train")
+    rows = concatenate_datasets([*itertools.islice(_chunks(reader), SAMPLE // CHUNK)])
+    reader.log_unread()
+    return rows
 
 
-def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
+def _chunks(reader: RowReader) -> Iterator[Dataset]:
     """Yield CHUNK rows at a time, in one pass over the sources in their order."""
+    config = reader.config
     for source in sources.find(config.train, "train", config.document, config.names):
         if source.weight != 1:
             raise UsageError(f"data.train: {source.name} has a weight, which data.streaming cannot use; list it twice")
         invalid: list[str] = []
-        for rows in valid_rows(source, task, config, "train", invalid, CHUNK):
+        for rows in reader.valid_rows(source, invalid, CHUNK):
             report_invalid(invalid, source, config, "train")
             invalid.clear()
             yield Dataset(pa.Table.from_pylist(rows))
