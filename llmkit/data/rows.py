@@ -20,7 +20,9 @@ from llmkit.task import Row, Task
 CHUNK = 10_000
 SHOWN = 5
 """Invalid rows that a message lists."""
-METADATA = frozenset("id idx index uuid source dataset language lang category title url date timestamp".split())
+METADATA = {
+    "id", "idx", "index", "uuid", "source", "dataset", "language", "lang", "category", "title", "url", "date", "timestamp"
+}  # fmt: skip
 """Keys that files usually carry beside what a task reads: they are named, without a warning."""
 PLAIN_TURNS = {("role", "content"), ("from", "value")}
 """Keys of turns that are read whole: it saves time not to record them."""
@@ -44,7 +46,7 @@ class RecordedRow(dict[str, Any]):
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401
 
     def __iter__(self) -> Iterator[str]:  # being defined here, it makes dict(row) and {**row} call __getitem__
         return dict.__iter__(self)
@@ -53,7 +55,8 @@ class RecordedRow(dict[str, Any]):
 
     def unread(self, names: Mapping[str, str]) -> Iterator[str]:
         """Yield the keys that hold something and were not read, under their `names`, such as `messages[].name`."""
-        yield from (names.get(key, key) for key in self.keys() - self.read if not is_empty(peek(self, key)))
+        unread = (key for key in self.keys() if key not in self.read)
+        yield from (names.get(key, key) for key in unread if not is_empty(peek(self, key)))
         for key, infix, parts in self.nested:  # a part of which no key was read was taken as a whole
             path = names.get(key, key) + infix
             yield from (path + inner for part in parts if part.read for inner in part.unread({}))
@@ -137,7 +140,8 @@ class RowReader:
                 what = f"{type(raw_row).__name__}, not a mapping of columns"
                 invalid.append(f"{where}: {raw_row if isinstance(raw_row, ValueError) else what}")
                 continue
-            if (columns := known.get(keys := tuple(raw_row))) is None:  # a row may have other columns than the first ones
+            keys = tuple(raw_row)
+            if (columns := known.get(keys)) is None:  # a row may have other columns than the first ones
                 found = {**names, **match_columns(keys, self.task, self.config.columns)}
                 columns = known[keys] = found, [key for key in keys if key not in found.values()]
             for row in self._read_row(raw_row, *columns):
@@ -162,8 +166,9 @@ class RowReader:
 
     def _count_unread(self, row: RecordedRow, names: Mapping[str, str]) -> None:
         """Count what a task has not read of its columns, and note the formats among them."""
-        unread = {*row.unread(names)} - {names[column] for column in row.read}
-        for columns in self.task.formats if unread - self.unread.keys() else ():
+        read = {names[column] for column in row.read}
+        unread = dict.fromkeys(key for key in row.unread(names) if key not in read)
+        for columns in self.task.formats if unread.keys() - self.unread.keys() else ():
             passed = [column for column in columns if column not in row.read]
             if passed and not any(is_empty(peek(row, column)) for column in columns):
                 option = f"--data.columns.{passed[0]} {names[passed[0]]}"
@@ -177,7 +182,8 @@ class RowReader:
         if shape in self.shapes:
             return None
         for column, value in row.items():
-            name = "a number" if isinstance(value, (int, float)) else {str: "text"}.get(type(value), type(value).__name__)
+            kind = type(value)
+            name = "a number" if isinstance(value, (int, float)) else {str: "text"}.get(kind, kind.__name__)
             if value is not None and self.types.setdefault(column, name) != name:
                 return f"{column!r} is {name}, and {self.types[column]} in the rows before"
         for column in self._optional:
