@@ -4,7 +4,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -203,6 +203,11 @@ def log_unread(part: str, counts: Mapping[str, int], note: str = "") -> None:
         listed = ", ".join(f"{key} ({plural(count, 'row')})" for key, count in counts.items())
         is_metadata = all(re.split(r"[.\]]", key)[-1].lower() in METADATA for key in counts)
         log(f"{part}: columns not read: {listed}{note}", "data" if is_metadata else "warning")
+
+
+def count_unread(rows: Iterable[Row], read: Container[str]) -> Counter[str]:
+    """Return in how many inputs of `predict` each key holds something and is neither `read` nor usual metadata."""
+    return Counter(k for row in rows for k, v in row.items() if k not in read and k not in METADATA and not is_empty(v))
 
 
 def report_invalid(invalid: list[str], source: Source, config: DataConfig, part: str) -> None:

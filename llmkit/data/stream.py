@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from llmkit.data import packing, sources
-from llmkit.data.features import encode
+from llmkit.data.features import encode, log_cut
 from llmkit.data.rows import RowReader, report_invalid
 from llmkit.errors import UsageError
 from llmkit.recipe import DataConfig
@@ -42,12 +42,15 @@ class Stream(torch.utils.data.IterableDataset):
 
     def features(self) -> Iterator[dict[str, Any]]:
         """Yield features with `row` (a running number) and `epoch` (the number of the pass)."""
-        numbers, reader = itertools.count(), RowReader(self.task, self.config, "train")
+        numbers, reader, warned = itertools.count(), RowReader(self.task, self.config, "train"), False
         for epoch in itertools.count():
             random = np.random.default_rng((self.config.seed, epoch))
             for number, rows in enumerate(_chunks(reader)):
                 reader.log_unread(quiet=epoch == 0 and number < SAMPLE // CHUNK)  # `sample` has logged these
-                encoded, _ = encode(self.task, rows, self.tokenizer, self.max_length)
+                encoded, notes = encode(self.task, rows, self.tokenizer, self.max_length)
+                if not warned and any(notes.values()):
+                    warned = True
+                    log_cut(f"train, chunk {number + 1} of the stream", notes, len(rows), self.max_length)
                 encoded = packing.pack(encoded, self.max_length) if self.packed else encoded
                 for i in random.permutation(len(encoded)).tolist():
                     yield {**encoded[i], "row": next(numbers), "epoch": epoch}
