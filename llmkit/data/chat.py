@@ -40,15 +40,14 @@ def read_turns(messages: object, column: str = "messages") -> list[Turn]:
             raise ValueError(f"a turn is {type(turn).__name__}, not a mapping of role and content")
         role = turn["role"] if "role" in turn else turn.get("from")
         content = turn["content"] if "content" in turn else turn.get("value")
-        if unsupported := sorted(key for key in UNSUPPORTED & turn.keys() if turn[key]):
-            raise ValueError(f"a turn holds {', '.join(unsupported)}, which llmkit does not read yet")
-        if str(role) not in ROLES or not isinstance(content, str):
+        if unsupported := not UNSUPPORTED.isdisjoint(turn) and [key for key in UNSUPPORTED & {*turn} if turn[key]]:
+            raise ValueError(f"a turn holds {', '.join(sorted(unsupported))}, which llmkit does not read yet")
+        if (known := ROLES.get(str(role))) is None or not isinstance(content, str):
             raise ValueError(f"a turn with role {role!r} (known: {', '.join(ROLES)}) and content {str(content)[:20]!r}")
-        turns.append({"role": ROLES[str(role)], "content": content})
-        if turns[-1]["role"] == "assistant" and not content.strip():
+        if known == "assistant" and not content.strip():
             raise ValueError(f"an empty turn of the assistant in {column!r}")
-        if len(turn) > 2:
-            turns[-1] |= _read_weight(turn, turns[-1]["role"])
+        weight = _read_weight(turn, known) if len(turn) > 2 else {}
+        turns.append({"role": known, "content": content, **weight})
     return turns
 
 

@@ -76,6 +76,12 @@ def is_empty(value: object) -> bool:
     return value is None or (isinstance(value, (str, list, tuple, dict)) and not value)
 
 
+def as_table(rows: Sequence[Row]) -> pa.Table:
+    """Return rows as a table with the columns of all of them: `pa.Table.from_pylist` takes those of the first one."""
+    columns = dict.fromkeys(column for keys in dict.fromkeys(map(tuple, rows)) for column in keys)
+    return pa.table({column: [row.get(column) for row in rows] for column in columns})
+
+
 def peek(row: Row, key: str) -> Any:
     """Return a value of a raw row without recording it as read."""
     return dict.get(row, key) if isinstance(row, dict) else row.get(key)
@@ -90,8 +96,8 @@ class RowReader:
     part: str
     types: dict[str, str] = field(default_factory=dict)
     """The type of each column of the task's rows so far"""
-    present: dict[str, bool] = field(default_factory=dict)
-    """Whether the task's rows so far have each optional column"""
+    present: dict[tuple[str, ...], bool] = field(default_factory=dict)
+    """Whether the task's rows so far have an optional column, by their other columns and its name"""
     unread: Counter[str] = field(default_factory=Counter)
     """Number of rows in which a key holds something that is not read"""
     formats: dict[str, str] = field(default_factory=dict)
@@ -107,7 +113,7 @@ class RowReader:
         Raises UsageError for a missing column and, unless `data.on_error` says otherwise, for invalid rows.
         """
         invalid: list[str] = []
-        chunks = [pa.Table.from_pylist(chunk) for chunk in self.valid_rows(source, invalid, CHUNK)]
+        chunks = [as_table(chunk) for chunk in self.valid_rows(source, invalid, CHUNK)]
         report_invalid(invalid, source, self.config, self.part)
         if not chunks:
             raise UsageError(f"data.{self.part}: {source.name} has no valid row; {'; '.join(invalid[:SHOWN])}")
@@ -182,12 +188,13 @@ class RowReader:
         if shape in self.shapes:
             return None
         for column, value in row.items():
-            kind = type(value)
-            name = "a number" if isinstance(value, (int, float)) else {str: "text"}.get(kind, kind.__name__)
+            cls = type(value)
+            name = "a number" if isinstance(value, (int, float)) else {str: "text"}.get(cls, cls.__name__)
             if value is not None and self.types.setdefault(column, name) != name:
                 return f"{column!r} is {name}, and {self.types[column]} in the rows before"
+        kind = tuple(column for column in row if column not in self._optional)
         for column in self._optional:
-            if self.present.setdefault(column, column in row) != (column in row):
+            if self.present.setdefault((*kind, column), column in row) != (column in row):
                 return f"{'has' if column in row else 'no'} {column!r}, unlike the rows before"
         self.shapes.add(shape)
         return None

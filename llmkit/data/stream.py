@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets
 
 from llmkit.data import packing, sources
 from llmkit.data.features import encode, log_cut
-from llmkit.data.rows import RowReader, report_invalid
+from llmkit.data.rows import RowReader, as_table, report_invalid
 from llmkit.errors import UsageError
 from llmkit.recipe import DataConfig
 from llmkit.task import Task, Tokenizer
@@ -83,5 +82,5 @@ def _chunks(reader: RowReader) -> Iterator[Dataset]:
         for rows in reader.valid_rows(source, invalid, CHUNK):
             report_invalid(invalid, source, config, "train")
             invalid.clear()
-            yield Dataset(pa.Table.from_pylist(rows))
+            yield Dataset(as_table(rows))
         report_invalid(invalid, source, config, "train")

@@ -55,14 +55,15 @@ class CausalLM(Task):
         if row.get("text") is not None:
             return {"text": read_text(row, "text")}
         turns = chat.with_system(_read_conversation(row), row)
-        if str(label := peek(row, "label")).lower() in ("true", "false"):
+        if (label := peek(row, "label")) is not None and str(label).lower() in ("true", "false"):
             fix = "keep the good answers alone: jq -c 'select(.label) | del(.label)' FILE.jsonl"
             raise ValueError(f"label {label}: a KTO row, an answer marked as good or bad, has no task yet; {fix}")
-        unlearned = [turn.pop("weight", 1) == 0 for turn in turns]
-        weights = [int(turn["role"] == "assistant" and not u) for turn, u in zip(turns, unlearned, strict=True)]
+        weights = [turn.get("weight", 1) if turn["role"] == "assistant" else 0 for turn in turns]
         if not any(weights):
             raise ValueError("no turn of the assistant that is trained on")
-        return {"messages": turns, "weights": weights} if any(unlearned) else {"messages": turns}
+        if all(len(turn) == 2 for turn in turns):  # none has a weight
+            return {"messages": turns}
+        return {"messages": [{"role": t["role"], "content": t["content"]} for t in turns], "weights": weights}
 
     def fit(self, rows: Mapping[str, Dataset]) -> Self:
         return replace(self, chat="messages" in rows["train"].column_names) if "train" in rows else self
