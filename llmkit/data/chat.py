@@ -3,16 +3,15 @@
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from llmkit.errors import UsageError, as_usage_error
-from llmkit.task import Row, read_text
+from llmkit.task import Json, Row, read_text
 
-Turn = dict[str, Any]
+Turn = Json
 """`role` (system, user or assistant) and `content`; as read also `weight`, 0 for an answer that is not trained on."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 PLAIN_TEMPLATE = (
@@ -51,7 +50,7 @@ def read_turns(messages: object, column: str = "messages") -> list[Turn]:
     return turns
 
 
-def _read_weight(turn: Mapping[str, Any], role: str) -> dict[str, int]:
+def _read_weight(turn: Row, role: str) -> dict[str, int]:
     """Return `{"weight": 0}` for a turn of the assistant with `weight: 0` or `train: false`. Raises ValueError."""
     key = "weight" if "weight" in turn else "train"
     if (weight := turn.get(key)) is None:
@@ -80,7 +79,7 @@ def read_history(history: object) -> list[Turn]:
     if not isinstance(history, (list, tuple, type(None))):
         raise ValueError(f"'history' is {type(history).__name__}, not a list of questions and answers")
     for pair in history or ():
-        if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str]:
+        if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str] or not pair[1].strip():
             raise ValueError(f"'history' holds {str(pair)[:40]!r}, not a question and its answer")
         turns += [{"role": "user", "content": pair[0]}, assistant_turn(pair[1])]
     return turns
@@ -104,13 +103,13 @@ def common_prefix(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
     return sum(itertools.takewhile(bool, map(operator.eq, a, b)))
 
 
-def turn_weights(turns: Sequence[Turn], weights: list[int] | None = None) -> list[int]:
-    """Return `weights`, or else 1 for each turn of the assistant: the turns that are trained on."""
-    return weights or [int(turn["role"] == "assistant") for turn in turns]
+def turn_weights(row: Row) -> list[int]:
+    """Return 1 for each turn in `messages` that is trained on: by `weights`, or else those of the assistant."""
+    return row.get("weights") or [int(turn["role"] == "assistant") for turn in row["messages"]]
 
 
 def encode_with_mask(
-    turns: Sequence[Turn], tokenizer: Tokenizer, weights: list[int] | None = None
+    turns: Sequence[Turn], tokenizer: Tokenizer, weights: Sequence[int] = ()
 ) -> tuple[list[int], list[int]]:
     """Return the ids of a conversation, and 1 for each token of the turns that are trained on, their end included.
 
@@ -119,7 +118,7 @@ def encode_with_mask(
     """
     text = render(turns, tokenizer)
     mask = np.zeros(len(text) + 1, dtype=np.int64)  # by the end offset of a token
-    for i in np.flatnonzero(turn_weights(turns, weights)).tolist():
+    for i in np.flatnonzero(turn_weights({"messages": turns, "weights": weights})).tolist():
         start, end = _locate_turn(turns, i, text, tokenizer)
         mask[start + 1 : end + 1] = 1
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

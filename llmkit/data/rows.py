@@ -1,6 +1,5 @@
 """From raw rows to a task's rows: columns are found and renamed, invalid rows are named, what is not read is counted."""
 
-import functools
 import itertools
 import re
 from collections import Counter
@@ -15,25 +14,27 @@ from llmkit.data.sources import RawRow, Source
 from llmkit.errors import UsageError, raise_faults
 from llmkit.log import log, plural
 from llmkit.recipe import DataConfig
-from llmkit.task import Row, Task
+from llmkit.task import Json, Row, Task
 
 CHUNK = 10_000
 SHOWN = 5
 """Invalid rows that a message lists."""
-METADATA = {
-    "id", "idx", "index", "uuid", "source", "dataset", "language", "lang", "category", "title", "url", "date", "timestamp"
-}  # fmt: skip
+METADATA = re.compile(
+    r"(.*_)?(id|uuid)|idx|index|source|dataset|attribution|lang|language|category|title|url|date|timestamp"
+    r"|lemmas|upos|xpos|feats|heads|head_frames",
+    re.IGNORECASE,
+)
 """Keys that files usually carry beside what a task reads: they are named, without a warning."""
 PLAIN_TURNS = {("role", "content"), ("from", "value")}
 """Keys of turns that are read whole: it saves time not to record them."""
 
 
-class RecordedRow(dict[str, Any]):
+class RecordedRow(Json):
     """A mapping that records which of its keys are read; so do the mappings in it, and in the lists in it."""
 
     __slots__ = ("nested", "read")
 
-    def __init__(self, values: Mapping[str, Any]):
+    def __init__(self, values: Row):
         self.update(values)
         self.read: set[str] = set()
         self.nested: tuple[tuple[str, str, list[RecordedRow]], ...] = ()
@@ -45,7 +46,7 @@ class RecordedRow(dict[str, Any]):
             return self._record(key, value) if type(value) in (list, dict) else value
         return value
 
-    def get(self, key: str, default: Any = None) -> Any:
+    def get(self, key: str, default: object = None) -> Any:  # type: ignore[override]
         return self[key] if key in self else default  # noqa: SIM401
 
     def __iter__(self) -> Iterator[str]:  # being defined here, it makes dict(row) and {**row} call __getitem__
@@ -96,13 +97,13 @@ class RowReader:
     part: str
     types: dict[str, str] = field(default_factory=dict)
     """The type of each column of the task's rows so far"""
-    present: dict[tuple[str, ...], bool] = field(default_factory=dict)
-    """Whether the task's rows so far have an optional column, by their other columns and its name"""
+    optional: dict[frozenset[str], set[str]] = field(default_factory=dict)
+    """The optional columns of the task's rows so far, by their other columns"""
     unread: Counter[str] = field(default_factory=Counter)
     """Number of rows in which a key holds something that is not read"""
     formats: dict[str, str] = field(default_factory=dict)
     """Formats that rows have and that are not read, with the option that chooses each"""
-    shapes: set[tuple[Any, ...]] = field(default_factory=set)
+    shapes: set[tuple[object, ...]] = field(default_factory=set)
     """Columns and types of rows that are alike"""
     logged: set[str] = field(default_factory=set)
     """Keys that a log line has named"""
@@ -177,7 +178,8 @@ class RowReader:
         for columns in self.task.formats if unread.keys() - self.unread.keys() else ():
             passed = [column for column in columns if column not in row.read]
             if passed and not any(is_empty(peek(row, column)) for column in columns):
-                option = f"--data.columns.{passed[0]} {names[passed[0]]}"
+                column, name = passed[0], names[passed[0]]
+                option = f"--data.columns.{column} {name} (evaluate: --column {column}={name})"
                 self.formats[", ".join(names[column] for column in columns)] = option
         for key in unread:
             self.unread[key] += 1
@@ -192,29 +194,26 @@ class RowReader:
             name = "a number" if isinstance(value, (int, float)) else {str: "text"}.get(cls, cls.__name__)
             if value is not None and self.types.setdefault(column, name) != name:
                 return f"{column!r} is {name}, and {self.types[column]} in the rows before"
-        kind = tuple(column for column in row if column not in self._optional)
-        for column in self._optional:
-            if self.present.setdefault((*kind, column), column in row) != (column in row):
-                return f"{'has' if column in row else 'no'} {column!r}, unlike the rows before"
+        optional = {c for c in self.task.columns if self.task.formats and not any(c in f for f in self.task.formats)}
+        here = optional & row.keys()
+        if odd := self.optional.setdefault(frozenset(row.keys() - optional), here) ^ here:
+            return f"{'has' if odd & here else 'no'} {', '.join(map(repr, sorted(odd)))}, unlike the rows before"
         self.shapes.add(shape)
         return None
-
-    @functools.cached_property
-    def _optional(self) -> list[str]:
-        return [c for c in self.task.columns if self.task.formats and not any(c in f for f in self.task.formats)]
 
 
 def log_unread(part: str, counts: Mapping[str, int], note: str = "") -> None:
     """Log in how many rows each key was not read: as a warning, unless all of them are usual metadata."""
     if counts:
         listed = ", ".join(f"{key} ({plural(count, 'row')})" for key, count in counts.items())
-        is_metadata = all(re.split(r"[.\]]", key)[-1].lower() in METADATA for key in counts)
+        is_metadata = all(METADATA.fullmatch(key.rpartition(".")[2]) for key in counts)
         log(f"{part}: columns not read: {listed}{note}", "data" if is_metadata else "warning")
 
 
 def count_unread(rows: Iterable[Row], read: Container[str]) -> Counter[str]:
     """Return in how many inputs of `predict` each key holds something and is neither `read` nor usual metadata."""
-    return Counter(k for row in rows for k, v in row.items() if k not in read and k not in METADATA and not is_empty(v))
+    filled = (key for row in rows for key, value in row.items() if key not in read and not is_empty(value))
+    return Counter(key for key in filled if not METADATA.fullmatch(key))
 
 
 def report_invalid(invalid: list[str], source: Source, config: DataConfig, part: str) -> None:
@@ -274,7 +273,7 @@ def find_columns(head: Sequence[RawRow], task: Task, config: DataConfig, where: 
     return names
 
 
-def question_columns(row: Row, task: Task, columns: Mapping[str, str]) -> dict[str, Any]:
+def question_columns(row: Row, task: Task, columns: Mapping[str, str]) -> Json:
     """Return one raw row for `Task.read_question`: the task's columns that it has, under the task's names.
 
     `columns` maps a task's column to the row's; the others are found under their usual names.

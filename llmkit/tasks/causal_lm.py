@@ -4,7 +4,6 @@ The columns decide the format: plain text is trained on as a whole; of a convers
 response, Alpaca) only what the assistant says is trained on.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -82,20 +81,16 @@ class CausalLM(Task):
         """
         if any(rows.get("messages", ())) and not tokenizer.chat_template:
             raise UsageError("conversations: this tokenizer has no chat template; train on conversations first")
-        columns: Columns = {name: [] for name in ("row", "input_ids", "loss_mask")}
-        truncated = []
+        chunks, truncated = [], []
         for row, (document, document_mask) in enumerate(_documents(rows, tokenizer)):
             masks = chunk(document_mask, max_length, overlap=1)
             if not all(document_mask):
                 masks[1:] = map(_without_first_answer, masks[1:])
             truncated.append(sum(sum(mask[1:]) for mask in masks) < sum(document_mask[1:]))
-            for ids, mask in zip(chunk(document, max_length, overlap=1), masks, strict=True):
-                if any(mask[1:]):
-                    for name, value in zip(columns, (row, ids, mask), strict=True):
-                        columns[name].append(value)
-        if not self.chat:
-            del columns["loss_mask"]
-        return {**columns, "truncated": truncated}
+            parts = zip(chunk(document, max_length, overlap=1), masks, strict=True)
+            chunks += [(row, ids, mask) for ids, mask in parts if any(mask[1:])]
+        names = ("row", "input_ids", "loss_mask") if self.chat else ("row", "input_ids")
+        return {name: [values[i] for values in chunks] for i, name in enumerate(names)} | {"truncated": truncated}
 
     def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
         batch = token_batch(features, tokenizer.pad_token_id, layout, causal=True)
@@ -124,9 +119,9 @@ class CausalLM(Task):
 
 def _without_first_answer(mask: list[int]) -> list[int]:
     """Return the mask of a chunk that begins within a turn, without the first answer in it."""
-    end = itertools.dropwhile(lambda i: mask[i], itertools.dropwhile(lambda i: not mask[i], range(len(mask))))
-    at = next(end, len(mask))
-    return [0] * at + mask[at:]
+    start = mask.index(1) if 1 in mask else len(mask)
+    end = [*mask, 0].index(0, start)
+    return [0] * end + mask[end:]
 
 
 def _learned_texts(row: Row) -> list[str]:
@@ -135,7 +130,7 @@ def _learned_texts(row: Row) -> list[str]:
 
 def _weighted_turns(row: Row) -> Iterator[tuple[chat.Turn, int]]:
     """Yield each turn of a conversation, and 1 if it is trained on."""
-    return zip(row["messages"], chat.turn_weights(row["messages"], row.get("weights")), strict=True)
+    return zip(row["messages"], chat.turn_weights(row), strict=True)
 
 
 def _read_conversation(row: Row) -> list[chat.Turn]:
@@ -153,7 +148,7 @@ def _read_conversation(row: Row) -> list[chat.Turn]:
 def _documents(rows: Rows, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the ids of each row, and 1 for the ids that are trained on."""
     texts = rows["text"] if "text" in rows else [None] * len(rows["messages"])
-    weights = rows.get("weights") or [None] * len(texts)
+    weights = rows.get("weights") or [()] * len(texts)
     encoded = tokenizer([text or "" for text in texts], return_attention_mask=False, verbose=False)["input_ids"]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for i, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
