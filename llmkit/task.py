@@ -137,8 +137,9 @@ class Task:
     """Whether a larger value of the first metric is better."""
     language_modeling: ClassVar[bool] = False
     """Whether rows are running text: packed by default, and a single document is cut to make a validation part."""
-    split_group: ClassVar[str | None] = None
-    """Column whose equal values stay in one part of a split, such as the context of several questions."""
+    split_group: ClassVar[str | Callable[[Row], Row] | None] = None
+    """Column whose equal values stay in one part of a split, such as the context of several questions; or a function
+    of a row whose equal results do."""
     predict_columns: ClassVar[tuple[str, ...]] = ("text",)
     """Columns of an input of `predict`. With a single column an input is its value alone."""
     non_model_columns: ClassVar[tuple[str, ...]] = ("labels",)

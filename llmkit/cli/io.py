@@ -58,14 +58,20 @@ def read_texts(word: str, columns: Sequence[str] = (), encoding: str = "utf-8") 
 
 
 def first_column(rows: Sequence[RawRow], columns: Sequence[str]) -> Sequence[RawRow]:
-    """Return `(where, value)` of the first of `columns` that a file has; texts stay as they are. Raises UsageError."""
+    """Return `(where, value)` of the first of `columns` that a file has; texts stay as they are.
+
+    Logs the columns of the file that are not read. Raises UsageError.
+    """
+    from llmkit.data.rows import count_unread, log_unread, match_key
+
     if not rows or isinstance(rows[0][1], str):
         return rows
     where, first = rows[0]
     choices = [*columns, "text"] if [*first] == ["text"] else columns  # the only column of a .txt file
-    name = next((column for column in choices if column in first), None)
+    name = match_key(first, choices)
     if name is None:
         raise UsageError(f"{where}: no column {' or '.join(map(repr, columns))}; its columns are {', '.join(first)}")
+    log_unread("input", count_unread((row for _, row in rows), [name]))
     return [(where, row.get(name)) for where, row in rows]
 
 

@@ -62,7 +62,7 @@ def read_inputs(
     A task with several columns takes JSON objects as texts. `columns` holds TASK=YOURS, or YOURS alone for a task with
     one column; `names` the columns of a table without a header line. Raises UsageError that lists invalid inputs.
     """
-    from llmkit.data.rows import question_columns
+    from llmkit.data.rows import count_unread, log_unread, match_columns, match_key, question_columns
 
     first, *others = task.predict_columns
     named = dict(pair.split("=", 1) if "=" in pair else (first, pair) for pair in columns)
@@ -76,13 +76,14 @@ def read_inputs(
         rows = [(where, {first: value}) for where, value in first_column(rows, choices)]
     elif rows and isinstance(rows[0][1], Mapping):
         where, row = rows[0]
-        if missing := [column for column in named.values() if column not in row]:
+        if missing := [column for column in named.values() if match_key(row, [column]) is None]:
             raise UsageError(f"{where}: no column {missing[0]!r}; its columns are {', '.join(row)}")
-    inputs, faults = [], []
+    inputs, faults, objects = [], [], []
     for where, row in rows:
         try:
             if others:
-                row = question_columns(_parse_object(row), task, {} if isinstance(row, str) else named)
+                objects.append(_parse_object(row))
+                row = question_columns(objects[-1], task, {} if isinstance(row, str) else named)
             inputs += task.read_question(row)
         except ValueError as e:
             faults.append(f"{where}: {e}")
@@ -90,6 +91,8 @@ def read_inputs(
         example = as_json(dict.fromkeys(task.predict_columns, "…"))
         faults[SHOWN:] = [f"give a file with these columns, or a JSON object as text: '{example}'"]
     raise_faults(faults[: SHOWN + bool(others)])
+    read = {key for keys in {*map(tuple, objects)} for key in match_columns(keys, task, named).values()}
+    log_unread("input", count_unread(objects, read))
     return inputs
 
 

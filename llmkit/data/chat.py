@@ -9,9 +9,10 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from llmkit.errors import UsageError, as_usage_error
+from llmkit.task import Json, Row, read_text
 
-Turn = dict[str, str]
-"""`role` (system, user or assistant) and `content`."""
+Turn = Json
+"""`role` (system, user or assistant) and `content`; as read also `weight`, 0 for an answer that is not trained on."""
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ 'Assistant: ' + m['content'] + eos_token }}"
@@ -19,6 +20,11 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """Chat template for a tokenizer that has none; saved with it."""
+UNSUPPORTED = {
+    "tool_calls", "function_call", "tool_call_id", "tools", "functions", "reasoning_content", "reasoning", "thinking",
+    "thought", "image", "images", "audio", "audios", "video", "videos", "files", "refusal",
+}  # fmt: skip
+"""Keys of a turn that change what the conversation says, and that are not read: a turn that has one is invalid."""
 MARK = "\ufdd0"
 """Stands for a turn's content while its position is looked up: a Unicode noncharacter, which text does not contain."""
 
@@ -31,11 +37,28 @@ def read_turns(messages: object, column: str = "messages") -> list[Turn]:
     for turn in messages:
         if not isinstance(turn, Mapping):
             raise ValueError(f"a turn is {type(turn).__name__}, not a mapping of role and content")
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if str(role) not in ROLES or not isinstance(content, str):
+        role = turn["role"] if "role" in turn else turn.get("from")
+        content = turn["content"] if "content" in turn else turn.get("value")
+        if unsupported := not UNSUPPORTED.isdisjoint(turn) and [key for key in UNSUPPORTED & {*turn} if turn[key]]:
+            raise ValueError(f"a turn holds {', '.join(sorted(unsupported))}, which llmkit does not read yet")
+        if (known := ROLES.get(str(role))) is None or not isinstance(content, str):
             raise ValueError(f"a turn with role {role!r} (known: {', '.join(ROLES)}) and content {str(content)[:20]!r}")
-        turns.append({"role": ROLES[str(role)], "content": content})
+        if known == "assistant" and not content.strip():
+            raise ValueError(f"an empty turn of the assistant in {column!r}")
+        weight = _read_weight(turn, known) if len(turn) > 2 else {}
+        turns.append({"role": known, "content": content, **weight})
     return turns
+
+
+def _read_weight(turn: Row, role: str) -> dict[str, int]:
+    """Return `{"weight": 0}` for a turn of the assistant with `weight: 0` or `train: false`. Raises ValueError."""
+    key = "weight" if "weight" in turn else "train"
+    if (weight := turn.get(key)) is None:
+        return {}
+    if weight not in (0, 1) or (weight and role != "assistant"):
+        fault = "only turns of the assistant are trained on" if weight == 1 else "expected 0 or 1"
+        raise ValueError(f"{key} {weight!r} of a turn of the {role}: {fault}")
+    return {} if weight or role != "assistant" else {"weight": 0}
 
 
 def assistant_turn(content: str) -> Turn:
@@ -43,20 +66,20 @@ def assistant_turn(content: str) -> Turn:
     return {"role": "assistant", "content": content}
 
 
-def with_system(turns: list[Turn], system: object) -> list[Turn]:
-    """Put the value of a `system` column before turns that have no system turn. Raises ValueError if it is not text."""
-    if system in (None, "") or turns[0]["role"] == "system":
+def with_system(turns: list[Turn], row: Row) -> list[Turn]:
+    """Put the `system` column of a row, if it has one, before turns without a system turn. Raises ValueError."""
+    if turns[0]["role"] == "system" or row.get("system") in (None, ""):
         return turns
-    if not isinstance(system, str):
-        raise ValueError(f"'system' is {type(system).__name__}, not text")
-    return [{"role": "system", "content": system}, *turns]
+    return [{"role": "system", "content": read_text(row, "system")}, *turns]
 
 
-def read_history(history: Sequence[object] | None) -> list[Turn]:
+def read_history(history: object) -> list[Turn]:
     """Return the turns in a `history` column: pairs of question and answer. Raises ValueError."""
     turns = []
+    if not isinstance(history, (list, tuple, type(None))):
+        raise ValueError(f"'history' is {type(history).__name__}, not a list of questions and answers")
     for pair in history or ():
-        if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str]:
+        if not isinstance(pair, (list, tuple)) or [type(text) for text in pair] != [str, str] or not pair[1].strip():
             raise ValueError(f"'history' holds {str(pair)[:40]!r}, not a question and its answer")
         turns += [{"role": "user", "content": pair[0]}, assistant_turn(pair[1])]
     return turns
@@ -80,18 +103,24 @@ def common_prefix(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
     return sum(itertools.takewhile(bool, map(operator.eq, a, b)))
 
 
-def encode_with_mask(turns: Sequence[Turn], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return the ids of a conversation, and 1 for each token of the assistant's turns, their end included.
+def turn_weights(row: Row) -> list[int]:
+    """Return 1 for each turn in `messages` that is trained on: by `weights`, or else those of the assistant."""
+    return row.get("weights") or [int(turn["role"] == "assistant") for turn in row["messages"]]
+
+
+def encode_with_mask(
+    turns: Sequence[Turn], tokenizer: Tokenizer, weights: Sequence[int] = ()
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a conversation, and 1 for each token of the turns that are trained on, their end included.
 
     A token that spans a boundary belongs to the turn in which it ends. Raises UsageError if the template rejects the
     turns or omits the assistant's content.
     """
     text = render(turns, tokenizer)
     mask = np.zeros(len(text) + 1, dtype=np.int64)  # by the end offset of a token
-    for i, turn in enumerate(turns):
-        if turn["role"] == "assistant":
-            start, end = _locate_turn(turns, i, text, tokenizer)
-            mask[start + 1 : end + 1] = 1
+    for i in np.flatnonzero(turn_weights({"messages": turns, "weights": weights})).tolist():
+        start, end = _locate_turn(turns, i, text, tokenizer)
+        mask[start + 1 : end + 1] = 1
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     return list(encoded["input_ids"]), mask[[end for _, end in encoded["offset_mapping"]]].tolist()
 

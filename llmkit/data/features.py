@@ -135,6 +135,17 @@ def _tokenizer_digest(tokenizer: Tokenizer) -> str:
     return cache.digest(content, tokenizer.special_tokens_map, tokenizer.chat_template)
 
 
+def log_cut(part: str, notes: cache.Notes, num_rows: int, max_length: int) -> None:
+    """Warn of the rows that `encode` truncated or dropped."""
+    if cut := notes["truncated"]:
+        log(f"{part}: {cut:,} of {plural(num_rows, 'row')} cut to {max_length} tokens (--data.max_length)", "warning")
+    if gone := notes["dropped"]:
+        log(
+            f"{part}: {gone:,} of {plural(num_rows, 'row')} dropped: no tokens to train on {within(max_length)}",
+            "warning",
+        )
+
+
 def _log_summary(
     part: str, features: Dataset, notes: dict[str, Any], cached: bool, num_rows: int, max_length: int
 ) -> None:
@@ -143,13 +154,7 @@ def _log_summary(
     if "segments" in features.column_names:
         shape += f", packed ({notes['tokens'] / max(1, len(features) * max_length):.0%} full)"
     log(shape + (" (cached)" if cached else ""), "data")
-    if cut := notes["truncated"]:
-        log(f"{part}: {cut:,} of {plural(num_rows, 'row')} cut to {max_length} tokens (--data.max_length)", "warning")
-    if gone := notes["dropped"]:
-        log(
-            f"{part}: {gone:,} of {plural(num_rows, 'row')} dropped: no tokens to train on {within(max_length)}",
-            "warning",
-        )
+    log_cut(part, notes, num_rows, max_length)
     if notes["unknown"] > MANY_UNKNOWN * notes["tokens"]:
         share = f"{part}: {notes['unknown'] / notes['tokens']:.0%} of the tokens are unknown to the tokenizer"
         fix = "; use a model that reads this text, or add its characters with --model.new_characters true"

@@ -8,7 +8,7 @@ import datasets
 from datasets import Dataset
 
 from llmkit.data import sources
-from llmkit.data.rows import read_dataset
+from llmkit.data.rows import RowReader
 from llmkit.data.splits import row_hashes, split_off, weigh
 from llmkit.data.stream import sample
 from llmkit.errors import UsageError, raise_faults
@@ -105,14 +105,16 @@ def _load_streamed(given: Mapping[str, Any], config: DataConfig, task: Task) -> 
 
 def _read(spec: object, part: str, task: Task, config: DataConfig, faults: list[str]) -> Read:
     read: Read = []
+    reader = RowReader(task, config, part)
     try:
         for source in sources.find(spec, part, config):
             try:
-                read.append((source, *read_dataset(source, task, config, part)))
+                read.append((source, *reader.read_dataset(source)))
             except UsageError as e:
                 faults.extend(e.faults)
     except UsageError as e:
         faults.extend(e.faults)
+    reader.log_unread()
     return read
 
 

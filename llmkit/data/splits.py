@@ -4,15 +4,15 @@ A split is made by document, before packing. Equal documents always fall into th
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from datasets import Dataset, concatenate_datasets
 
 from llmkit.errors import UsageError
-from llmkit.task import Task
+from llmkit.task import Row, Task
 
 
-def row_hashes(rows: Dataset, seed: int = 0) -> list[bytes]:
+def row_hashes(rows: Iterable[Row], seed: int = 0) -> list[bytes]:
     """Return a hash of the content of each row."""
     key = str(seed).encode()
     return [hashlib.blake2b(repr(sorted(row.items())).encode(), digest_size=12, key=key).digest() for row in rows]
@@ -29,7 +29,8 @@ def split_off(datasets: Sequence[Dataset], fraction: float, seed: int, task: Tas
     total = sum(map(len, datasets))
     if total == 1 and task.language_modeling and datasets[0][0].get("text"):
         return _cut_document(datasets[0][0]["text"], fraction)
-    keyed = [rows.select_columns(task.split_group) if task.split_group else rows for rows in datasets]
+    group = task.split_group
+    keyed = [rows.select_columns(group) if isinstance(group, str) else map(group or dict, rows) for rows in datasets]
     hashes = [row_hashes(rows, seed) for rows in keyed]
     distinct = sorted({h for part in hashes for h in part})
     chosen = set(distinct[: max(1, round(fraction * len(distinct)))])
@@ -40,9 +41,9 @@ def split_off(datasets: Sequence[Dataset], fraction: float, seed: int, task: Tas
     rest, held_out, seen = [], [], set()
     for rows, part in zip(datasets, hashes, strict=True):
         rest.append(rows.select([i for i, h in enumerate(part) if h not in chosen]))
-        new = [i for i, h in enumerate(part) if h in chosen and (h not in seen or len(datasets) == 1)]
-        held_out.append(rows.select(new))
-        seen.update(part)
+        documents = row_hashes(rows) if len(datasets) > 1 else range(len(rows))
+        held_out.append(rows.select([i for i, d in enumerate(documents) if part[i] in chosen and d not in seen]))
+        seen.update(documents)
     return rest, concatenate_datasets(held_out)
 
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets
 
 from llmkit.data import packing, sources
-from llmkit.data.features import encode
-from llmkit.data.rows import report_invalid, valid_rows
+from llmkit.data.features import encode, log_cut
+from llmkit.data.rows import RowReader, as_table, report_invalid
 from llmkit.errors import UsageError
 from llmkit.recipe import DataConfig
 from llmkit.task import Task, Tokenizer
@@ -42,11 +41,15 @@ class Stream(torch.utils.data.IterableDataset):
 
     def features(self) -> Iterator[dict[str, Any]]:
         """Yield features with `row` (a running number) and `epoch` (the number of the pass)."""
-        numbers = itertools.count()
+        numbers, reader, warned = itertools.count(), RowReader(self.task, self.config, "train"), False
         for epoch in itertools.count():
             random = np.random.default_rng((self.config.seed, epoch))
-            for rows in _chunks(self.task, self.config):
-                encoded, _ = encode(self.task, rows, self.tokenizer, self.max_length)
+            for number, rows in enumerate(_chunks(reader)):
+                reader.log_unread(quiet=epoch == 0 and number < SAMPLE // CHUNK)  # `sample` has logged these
+                encoded, notes = encode(self.task, rows, self.tokenizer, self.max_length)
+                if not warned and any(notes.values()):
+                    warned = True
+                    log_cut(f"train, chunk {number + 1} of the stream", notes, len(rows), self.max_length)
                 encoded = packing.pack(encoded, self.max_length) if self.packed else encoded
                 for i in random.permutation(len(encoded)).tolist():
                     yield {**encoded[i], "row": next(numbers), "epoch": epoch}
@@ -63,17 +66,21 @@ class Stream(torch.utils.data.IterableDataset):
 
 def sample(task: Task, config: DataConfig) -> Dataset:
     """Return the first rows, from which the task and a new tokenizer learn. Raises UsageError, see `valid_rows`."""
-    return concatenate_datasets([*itertools.islice(_chunks(task, config), SAMPLE // CHUNK)])
+    reader = RowReader(task, config, "train")
+    rows = concatenate_datasets([*itertools.islice(_chunks(reader), SAMPLE // CHUNK)])
+    reader.log_unread()
+    return rows
 
 
-def _chunks(task: Task, config: DataConfig) -> Iterator[Dataset]:
+def _chunks(reader: RowReader) -> Iterator[Dataset]:
     """Yield CHUNK rows at a time, in one pass over the sources in their order."""
+    config = reader.config
     for source in sources.find(config.train, "train", config):
         if source.weight != 1:
             raise UsageError(f"data.train: {source.name} has a weight, which data.streaming cannot use; list it twice")
         invalid: list[str] = []
-        for rows in valid_rows(source, task, config, "train", invalid, CHUNK):
+        for rows in reader.valid_rows(source, invalid, CHUNK):
             report_invalid(invalid, source, config, "train")
             invalid.clear()
-            yield Dataset(pa.Table.from_pylist(rows))
+            yield Dataset(as_table(rows))
         report_invalid(invalid, source, config, "train")

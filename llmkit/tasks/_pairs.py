@@ -1,10 +1,12 @@
 """Shared by tasks that learn from pairs of answers to a prompt, one of which was preferred.
 
 A row is prompt, chosen and rejected, each a text or messages (ShareGPT too); a prompt that is a text is a user's turn.
+Answers may be whole conversations, also as texts of HH-RLHF ("\\n\\nHuman: …\\n\\nAssistant: …").
 In features `input_ids` holds the chosen and the rejected sequence, `lengths` the length of each. A prompt that is too
 long loses its beginning; an answer is never cut: a pair with an answer that does not fit is dropped, and counted.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,7 +29,8 @@ class Pairs(Task):
     """Base class: learns a reward for answers, higher for the chosen one (Bradley-Terry model)."""
 
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "prompt": ("conversations", "messages", "question", "query"), "chosen": (), "rejected": (), "system": ()
+        "prompt": ("conversations", "messages", "question", "query"), "chosen": (), "rejected": (),
+        "system": ("system_prompt",),
     }  # fmt: skip
     formats: ClassVar[tuple[tuple[str, ...], ...]] = (SIDES,)
     split_group: ClassVar[str | None] = "prompt"
@@ -37,7 +40,7 @@ class Pairs(Task):
     def read_row(self, row: Row) -> Row:
         """Return `{"prompt": turns, "chosen": text, "rejected": text}`.
 
-        If the answers are whole conversations, the turns that they share are the prompt.
+        Of answers that are conversations, the turns before the last one are part of the prompt, or repeat it.
         """
         answers, before = {}, {}
         for side in SIDES:
@@ -47,8 +50,7 @@ class Pairs(Task):
             raise ValueError("'chosen' and 'rejected' differ before their last turn")
         if answers["chosen"] == answers["rejected"]:
             raise ValueError("'chosen' and 'rejected' are the same")
-        prompt = before["chosen"] or read_turns(row.get("prompt"), "prompt", "user")
-        return {"prompt": chat.with_system(prompt, row.get("system")), **answers}
+        return {"prompt": chat.with_system(_read_prompt(row, before["chosen"]), row), **answers}
 
     def texts(self, rows: Dataset) -> Iterator[str]:
         return (text for row in rows for text in (plain_text(row["prompt"]), row["chosen"], row["rejected"]))
@@ -84,7 +86,7 @@ class Pairs(Task):
         return baseline_values(floor={"coin": 0.5}, reference=accuracies)
 
 
-def read_turns(value: object, column: str, role: str) -> list[chat.Turn]:
+def read_turns(value: object, column: str, role: str = "") -> list[chat.Turn]:
     """Return the turns in a column, given as text or messages. Raises ValueError.
 
     role: user for a prompt, which must not end with a turn of the assistant; assistant for an answer, which must.
@@ -92,11 +94,39 @@ def read_turns(value: object, column: str, role: str) -> list[chat.Turn]:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise ValueError(f"no {column!r}")
     if isinstance(value, str):
-        return [{"role": role, "content": value}]
+        value = _read_hh(value) or [{"role": role or "user", "content": value}]
     turns = chat.read_turns([value] if isinstance(value, Mapping) else value, column)
-    if (turns[-1]["role"] == "assistant") != (role == "assistant"):
+    if any("weight" in turn for turn in turns):
+        raise ValueError(f"{column!r} has a turn of weight 0, which only causal-lm obeys")
+    if role and (turns[-1]["role"] == "assistant") != (role == "assistant"):
         raise ValueError(f"{column!r} ends with a turn of the {turns[-1]['role']}, not of the {role}")
     return turns
+
+
+def _read_hh(content: str) -> list[chat.Turn]:
+    """Return the turns in a text of HH-RLHF, without a last turn that is empty; none if the text is not of this kind."""
+    if not re.match(r"\s*Human:", content) or "\n\nAssistant:" not in content:
+        return []
+    _, *pieces = re.split(r"(?:\A\s*|\n\n)(Human|Assistant):", content)
+    pairs = zip(pieces[::2], pieces[1::2], strict=True)
+    turns = [{"role": chat.ROLES[name.lower()], "content": text.strip()} for name, text in pairs]
+    return turns if turns[-1]["content"] else turns[:-1]
+
+
+def _read_prompt(row: Row, turns: list[chat.Turn]) -> list[chat.Turn]:
+    """Return the prompt of a row and the `turns` before its answers as one conversation. Raises ValueError."""
+    if not turns or row.get("prompt") in (None, ""):
+        return turns or read_turns(row.get("prompt"), "prompt", "user")
+    (system, prompt), (own, turns) = (_split_system(t) for t in (read_turns(row["prompt"], "prompt"), turns))
+    follows = not turns or (prompt and prompt[-1]["role"] != turns[0]["role"])
+    joined = next((t for t in (turns, prompt) if t[: len(prompt)] == prompt and t[-len(turns) :] == turns), None)
+    if (system and own and system != own) or not (joined or follows):
+        raise ValueError("'prompt' is not the beginning of the conversation in 'chosen', and cannot precede it either")
+    return [*(system or own), *(joined or prompt + turns)]
+
+
+def _split_system(turns: list[chat.Turn]) -> tuple[list[chat.Turn], list[chat.Turn]]:
+    return (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
 
 
 def plain_text(turns: Sequence[chat.Turn]) -> str:

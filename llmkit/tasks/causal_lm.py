@@ -4,7 +4,7 @@ The columns decide the format: plain text is trained on as a whole; of a convers
 response, Alpaca) only what the assistant says is trained on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -13,10 +13,18 @@ import numpy as np
 from llmkit.collate import IGNORED, Feature, document_starts, pad, token_batch
 from llmkit.data import chat
 from llmkit.data.packing import chunk
+from llmkit.data.rows import peek
 from llmkit.errors import UsageError
 from llmkit.metrics import language_model
 from llmkit.metrics.baselines import ngram_losses
 from llmkit.task import Batch, Columns, Dataset, Model, Row, Rows, Task, Tokenizer, baseline_values, read_text
+
+
+def _question(row: Row) -> Row:
+    """Return a row without the answers that are trained on: rows that differ in them alone are not split."""
+    if row.get("messages") is None:
+        return row
+    return {"messages": [turn for turn, weight in _weighted_turns(row) if not weight]}
 
 
 @dataclass(frozen=True)
@@ -31,23 +39,30 @@ class CausalLM(Task):
     name: ClassVar[str] = "causal-lm"
     columns: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "text": ("content", "story", "document", "body"), "messages": ("conversations", "conversation"),
-        "prompt": ("question", "query"), "response": ("completion", "answer"),
-        "instruction": (), "input": (), "output": (), "history": (), "system": (),
+        "prompt": ("question", "query"), "response": ("completion", "answer"), "instruction": (),
+        "input": ("context",), "output": ("response",), "history": (), "system": ("system_prompt",), "label": ("kto_tag",),
     }  # fmt: skip
     formats: ClassVar = (("text",), ("messages",), ("prompt", "response"), ("instruction", "output"))
     auto_class: ClassVar[str] = "AutoModelForCausalLM"
     metrics: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
     higher_is_better: ClassVar[bool] = False
     language_modeling: ClassVar[bool] = True
+    split_group: ClassVar[Callable[[Row], Row]] = staticmethod(_question)
 
     def read_row(self, row: Row) -> Row:
-        """Return `{"text": text}` or `{"messages": turns}`."""
+        """Return `{"text": text}` or `{"messages": turns}`, with `weights` if an answer is not trained on."""
         if row.get("text") is not None:
             return {"text": read_text(row, "text")}
-        turns = _read_conversation(row)
-        if all(turn["role"] != "assistant" for turn in turns):
-            raise ValueError("no turn of the assistant, and only these are trained on")
-        return {"messages": chat.with_system(turns, row.get("system"))}
+        turns = chat.with_system(_read_conversation(row), row)
+        if (label := peek(row, "label")) is not None and str(label).lower() in ("true", "false"):
+            fix = "keep the good answers alone: jq -c 'select(.label) | del(.label)' FILE.jsonl"
+            raise ValueError(f"label {label}: a KTO row, an answer marked as good or bad, has no task yet; {fix}")
+        weights = [turn.get("weight", 1) if turn["role"] == "assistant" else 0 for turn in turns]
+        if not any(weights):
+            raise ValueError("no turn of the assistant that is trained on")
+        if all(len(turn) == 2 for turn in turns):  # none has a weight
+            return {"messages": turns}
+        return {"messages": [{"role": t["role"], "content": t["content"]} for t in turns], "weights": weights}
 
     def fit(self, rows: Mapping[str, Dataset]) -> Self:
         return replace(self, chat="messages" in rows["train"].column_names) if "train" in rows else self
@@ -60,17 +75,22 @@ class CausalLM(Task):
             tokenizer.chat_template = chat.PLAIN_TEMPLATE
 
     def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
-        """Return chunks of documents; of conversations also `loss_mask`, 1 for the tokens that are trained on."""
+        """Return chunks of documents; of conversations also `loss_mask`, 1 for the tokens that are trained on.
+
+        A chunk begins within a turn. The first answer in it, whose question is cut, is then not trained on.
+        """
         if any(rows.get("messages", ())) and not tokenizer.chat_template:
             raise UsageError("conversations: this tokenizer has no chat template; train on conversations first")
-        chunks = [
-            (row, ids, mask)
-            for row, document in enumerate(_documents(rows, tokenizer))
-            for ids, mask in zip(*(chunk(part, max_length, overlap=1) for part in document), strict=True)
-            if any(mask[1:])
-        ]
+        chunks, truncated = [], []
+        for row, (document, document_mask) in enumerate(_documents(rows, tokenizer)):
+            masks = chunk(document_mask, max_length, overlap=1)
+            if not all(document_mask):
+                masks[1:] = map(_without_first_answer, masks[1:])
+            truncated.append(sum(sum(mask[1:]) for mask in masks) < sum(document_mask[1:]))
+            parts = zip(chunk(document, max_length, overlap=1), masks, strict=True)
+            chunks += [(row, ids, mask) for ids, mask in parts if any(mask[1:])]
         names = ("row", "input_ids", "loss_mask") if self.chat else ("row", "input_ids")
-        return {name: [values[i] for values in chunks] for i, name in enumerate(names)}
+        return {name: [values[i] for values in chunks] for i, name in enumerate(names)} | {"truncated": truncated}
 
     def collate(self, features: Sequence[Feature], tokenizer: Tokenizer, layout: str) -> Batch:
         batch = token_batch(features, tokenizer.pad_token_id, layout, causal=True)
@@ -86,9 +106,9 @@ class CausalLM(Task):
         `bytes` divides the UTF-8 bytes of all texts that are predicted among the rows, by their number of tokens. The
         first token of a document is not predicted, so that its bytes do not count.
         """
-        documents = [r["text"] for r in rows if r.get("text")]
-        answers = [t["content"] for r in rows if not r.get("text") for t in r["messages"] if t["role"] == "assistant"]
-        num_bytes = sum(len(text.encode()) for text in documents + answers) - _first_token_bytes(documents, tokenizer)
+        documents = [row["text"] for row in rows if row.get("text")]
+        num_bytes = sum(len(text.encode()) for row in rows for text in _learned_texts(row))
+        num_bytes -= _first_token_bytes(documents, tokenizer)
         num_tokens = outputs[:, 1].astype(np.float64)
         return np.column_stack([outputs, num_bytes * num_tokens / num_tokens.sum()])
 
@@ -112,27 +132,43 @@ def _first_token_bytes(texts: Sequence[str], tokenizer: Tokenizer) -> int:
     return sum(len(token if "\ufffd" in text else text.encode()) for token, text in decoded)
 
 
+def _without_first_answer(mask: list[int]) -> list[int]:
+    """Return the mask of a chunk that begins within a turn, without the first answer in it."""
+    start = mask.index(1) if 1 in mask else len(mask)
+    end = [*mask, 0].index(0, start)
+    return [0] * end + mask[end:]
+
+
+def _learned_texts(row: Row) -> list[str]:
+    return [row["text"]] if row.get("text") else [turn["content"] for turn, weight in _weighted_turns(row) if weight]
+
+
+def _weighted_turns(row: Row) -> Iterator[tuple[chat.Turn, int]]:
+    """Yield each turn of a conversation, and 1 if it is trained on."""
+    return zip(row["messages"], chat.turn_weights(row), strict=True)
+
+
 def _read_conversation(row: Row) -> list[chat.Turn]:
     if row.get("messages") is not None:
         return chat.read_turns(row["messages"])
-    is_alpaca = row.get("instruction") is not None
-    columns = ("instruction", "output") if is_alpaca else ("prompt", "response")
+    columns = ("instruction", "output") if row.get("instruction") is not None else ("prompt", "response")
     if all(row.get(column) is None for column in columns):
         raise ValueError("no 'text'" if "text" in row else "neither text nor a conversation")
     question, answer = (read_text(row, column) for column in columns)
-    more, history = (row.get("input"), row.get("history")) if is_alpaca else (None, None)
-    question += f"\n\n{more}" if isinstance(more, str) and more.strip() else ""
-    return [*chat.read_history(history), {"role": "user", "content": question}, chat.assistant_turn(answer)]
+    if (more := row.get("input")) is not None and str(more).strip():
+        question += f"\n\n{read_text(row, 'input')}"
+    return [*chat.read_history(row.get("history")), {"role": "user", "content": question}, chat.assistant_turn(answer)]
 
 
 def _documents(rows: Rows, tokenizer: Tokenizer) -> Iterator[tuple[list[int], list[int]]]:
     """Yield the ids of each row, and 1 for the ids that are trained on."""
     texts = rows["text"] if "text" in rows else [None] * len(rows["messages"])
+    weights = rows.get("weights") or [()] * len(texts)
     encoded = tokenizer([text or "" for text in texts], return_attention_mask=False, verbose=False)["input_ids"]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     for i, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
         if text is None:
-            yield chat.encode_with_mask(rows["messages"][i], tokenizer)
+            yield chat.encode_with_mask(rows["messages"][i], tokenizer, weights[i])
         else:
             ids = ids if ids[-1:] == end else [*ids, *end]
             yield ids, [1] * len(ids)

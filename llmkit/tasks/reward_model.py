@@ -28,6 +28,12 @@ class RewardModel(Pairs):
     metrics: ClassVar[tuple[str, ...]] = ("accuracy", "margin", "loss")
     predict_columns: ClassVar[tuple[str, ...]] = ("prompt", "response")
 
+    def read_question(self, row: Row) -> list[Row]:
+        inputs = super().read_question(row)
+        if row.get("system") in (None, ""):
+            return inputs
+        return [{**i, "prompt": chat.with_system(read_turns(i["prompt"], "prompt", "user"), row)} for i in inputs]
+
     def configure(self, tokenizer: Tokenizer, model: Model | None = None) -> None:
         tokenizer.truncation_side = "left"  # saved: other libraries then cut a pair as `encode` does
         if not tokenizer.chat_template and tokenizer.sep_token is None:

@@ -93,7 +93,9 @@ class Seq2Seq(Task):
             row = pair
         targets = row.get(self.target)
         texts = targets if isinstance(targets, (list, tuple)) else [read_text(row, self.target)]
-        if not (texts := [text.strip() for text in texts if isinstance(text, str) and text.strip()]):
+        if wrong := next((text for text in texts if not isinstance(text, (str, type(None)))), None):
+            raise ValueError(f"{self.target!r} holds {type(wrong).__name__}, not text")
+        if not (texts := [text.strip() for text in texts if text and text.strip()]):
             raise ValueError(f"empty {self.target!r}")
         return {self.source: _read_joined(row, self.source), self.target: texts}
 

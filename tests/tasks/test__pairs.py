@@ -40,7 +40,7 @@ def test_every_format_gives_the_same_row(task: Pairs, row: dict[str, Any]) -> No
         ({"prompt": [{"role": "bot", "content": "hello"}]}, "role 'bot'"),
         ({"prompt": [*PROMPT, {"role": "assistant", "content": "well"}]}, "ends with a turn of the assistant"),
         ({"chosen": " "}, "no 'chosen'"),
-        ({"chosen": {"role": "assistant", "content": " "}}, "empty 'chosen'"),
+        ({"chosen": {"role": "assistant", "content": " "}}, "an empty turn of the assistant in 'chosen'"),
         ({"rejected": [{"role": "user", "content": "dull"}]}, "'rejected' ends with a turn of the user, not of the as"),
         ({"rejected": "a fine film"}, "'chosen' and 'rejected' are the same"),
         ({"chosen": [*PROMPT, {"role": "assistant", "content": "a fine film"}]}, "differ before their last turn"),
