@@ -16,7 +16,7 @@ from llmkit.log import format_number, log, plural
 from llmkit.recipe import DataConfig
 
 if TYPE_CHECKING:
-    from llmkit.data.sources import RawRow
+    from llmkit.data.files import RawRow
 
 WIDEST = 12
 """Columns of the widest table that is printed."""

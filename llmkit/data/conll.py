@@ -4,8 +4,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import mode
-from typing import Any
 
+from llmkit.data.files import RawRow
 from llmkit.data.spans import OUTSIDE
 from llmkit.log import plural
 from llmkit.task import Json
@@ -28,7 +28,7 @@ def blocks(lines: Iterable[str], blank: str | None = None) -> Iterator[list[tupl
             yield list(group)
 
 
-def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def read_columns(name: str, lines: Iterable[str]) -> Iterator[RawRow]:
     """Yield `(file and line, {tokens, tags})` of each sentence: the first and the last column.
 
     Columns between them are `column 2`, `column 3`, and so on. A line that begins with `#` is a comment only before a
@@ -54,7 +54,7 @@ def read_columns(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
         yield f"{name} line {rows[0][0]}", {"tokens": tokens, "tags": tags, **others}
 
 
-def read_word_table(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+def read_word_table(rows: Iterable[RawRow]) -> Iterator[RawRow]:
     """Yield `(file and line, {tokens, tags})` of each sentence of a WORD_TABLE, with its other columns as lists.
 
     `Sentence #` is filled at the first word of a sentence, or at each. Of a sentence with an invalid row, that row is
@@ -62,7 +62,7 @@ def read_word_table(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]
     """
     current = ""
 
-    def sentence(pair: tuple[str, Any]) -> str:
+    def sentence(pair: RawRow) -> str:
         nonlocal current
         cells = pair[1].items() if isinstance(pair[1], Mapping) else ()
         current = next((cell for name, cell in cells if name.strip().lower() == "sentence #" and cell), current)
@@ -76,7 +76,7 @@ def read_word_table(rows: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]
         yield invalid or (words[0][0], {name: column for name, column in renamed.items() if name})
 
 
-def read_conllu(name: str, lines: Iterable[str]) -> Iterator[tuple[str, Any]]:
+def read_conllu(name: str, lines: Iterable[str]) -> Iterator[RawRow]:
     """Yield `(file and line, {tokens, lemmas, upos, xpos, heads, frames, head_frames})` of each CoNLL-U sentence.
 
     Only syntactic words are read: no comments, ranges such as 1-2, or empty nodes such as 8.1.

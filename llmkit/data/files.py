@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -12,6 +13,8 @@ from llmkit.errors import UsageError
 from llmkit.recipe import DataConfig
 
 DEFAULTS = DataConfig()
+RawRow = tuple[str, Any]
+"""`(where, row)`: an error names `where`, such as `my.jsonl line 12`; a row that cannot be parsed is a ValueError."""
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 """File name extensions of compressed files, and the name of the compression."""
 

@@ -16,12 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from llmkit.data import conll, tables
-from llmkit.data.files import COMPRESSED, File
+from llmkit.data.files import COMPRESSED, File, RawRow
 from llmkit.errors import UsageError
 from llmkit.log import plural
 from llmkit.recipe import in_memory
-
-RawRow = tuple[str, Any]
 
 PART_WORDS = {"train": "train training", "validation": "validation valid val dev", "test": "test testing"}
 """Words in the path of a file, or in the name of a list in a .json file, that tell its part."""

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Dataset
 
-from llmkit.data.readers import RawRow
+from llmkit.data.files import RawRow
 from llmkit.data.sources import Source
 from llmkit.errors import UsageError, raise_faults
 from llmkit.log import log, plural

@@ -14,8 +14,8 @@ from typing import Any
 import datasets
 
 from llmkit.data import bundled, encodings, readers
-from llmkit.data.files import DEFAULTS, File, state_of, suffix_of
-from llmkit.data.readers import READERS, RawRow, rows_of
+from llmkit.data.files import DEFAULTS, File, RawRow, state_of, suffix_of
+from llmkit.data.readers import READERS, rows_of
 from llmkit.errors import UsageError, as_usage_error, raise_faults, suggest
 from llmkit.hub import require_reachable
 from llmkit.recipe import DataConfig, in_memory, is_row

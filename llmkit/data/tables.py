@@ -5,9 +5,8 @@ import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from llmkit.data.files import File, lines_of, state_of
+from llmkit.data.files import File, RawRow, lines_of, state_of
 from llmkit.errors import UsageError
 from llmkit.log import log
 
@@ -15,7 +14,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 """Delimiters of tables; a .txt file is one if `data.names` are given."""
 
 
-def read(file: File) -> Iterator[tuple[str, Any]]:
+def read(file: File) -> Iterator[RawRow]:
     """Yield the rows of a table, with the columns of its first line, or `data.names` if it has no header line."""
     limit = csv.field_size_limit(2**31 - 1)  # of the process
     try:
@@ -24,7 +23,7 @@ def read(file: File) -> Iterator[tuple[str, Any]]:
         csv.field_size_limit(limit)
 
 
-def _read(file: File) -> Iterator[tuple[str, Any]]:
+def _read(file: File) -> Iterator[RawRow]:
     path, names, delimiter = file.path, file.config.names, DELIMITERS[file.suffix]
     quoting, doubtful = csv.QUOTE_NONE, 0
     if file.suffix != ".txt":
