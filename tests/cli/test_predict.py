@@ -119,3 +119,13 @@ def test_the_folder_of_out_is_created(call: Callable, classifier: Path, tmp_path
     (tmp_path / "p.txt").write_text("a fine film\n")
     assert call("predict", classifier, "p.txt", "--out", "new/answers.jsonl").status == 0
     assert len(read_jsonl(tmp_path / "new" / "answers.jsonl")) == 1
+
+
+def test_columns_that_are_not_read_are_named_and_headers_match_in_any_case(
+    call: Callable, classifier: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "two.csv").write_text("Review , Mood,id\na fine film,glad,1\ndull,,2\n")
+    answer = call("predict", classifier, "two.csv")
+    assert answer.lines == expected_lines(classifier, ["a fine film", "dull"])
+    assert answer.err == "warning  input: columns not read:  Mood (1 row)\n"
+    assert call("predict", classifier, "two.csv", "--column", "review").lines == answer.lines
