@@ -86,9 +86,9 @@ class CausalLM(Task):
             masks = chunk(document_mask, max_length, overlap=1)
             if not all(document_mask):
                 masks[1:] = map(_without_first_answer, masks[1:])
-            truncated.append(sum(sum(mask[1:]) for mask in masks) < sum(document_mask[1:]))
             parts = zip(chunk(document, max_length, overlap=1), masks, strict=True)
             chunks += [(row, ids, mask) for ids, mask in parts if any(mask[1:])]
+            truncated.append(0 < sum(sum(mask[1:]) for mask in masks) < sum(document_mask[1:]))
         names = ("row", "input_ids", "loss_mask") if self.chat else ("row", "input_ids")
         return {name: [values[i] for values in chunks] for i, name in enumerate(names)} | {"truncated": truncated}
 

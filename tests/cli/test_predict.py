@@ -152,3 +152,13 @@ def test_a_list_of_a_json_file_is_chosen_by_its_name(call: Callable, classifier:
 @pytest.mark.parametrize("name", ["missing.csv", "missing.csv.gz", "missing.json[a]"])
 def test_a_missing_file_is_not_taken_for_a_text(call: Callable, classifier: Path, name: str) -> None:
     assert_one_fault(call("predict", classifier, name), f"no file '{name}'")
+
+
+def test_columns_that_are_not_read_are_named_and_headers_match_in_any_case(
+    call: Callable, classifier: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "two.csv").write_text("Review , Mood,id\na fine film,glad,1\ndull,,2\n")
+    answer = call("predict", classifier, "two.csv")
+    assert answer.lines == expected_lines(classifier, ["a fine film", "dull"])
+    assert answer.err == "warning  input: columns not read:  Mood (1 row)\n"
+    assert call("predict", classifier, "two.csv", "--column", "review").lines == answer.lines

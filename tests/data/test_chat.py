@@ -112,3 +112,46 @@ def test_token_across_the_boundary_belongs_to_the_answer(tokenizer: Tokenizer) -
 def test_invalid_turns_are_refused(messages: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chat.read_turns(messages)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"content": "", "tool_calls": [{"name": "f"}]}, "holds tool_calls, which llmkit does not read yet"),
+        ({"content": None, "function_call": {"name": "f"}}, "holds function_call"),
+        ({"reasoning_content": "hm", "images": ["a.png"]}, "holds images, reasoning_content"),
+        ({"thinking": "hm"}, "holds thinking"),
+        ({"content": ""}, "an empty turn of the assistant in 'messages'"),
+        ({"content": " \n"}, "an empty turn of the assistant"),
+        ({"weight": 0.5}, "weight 0.5 of a turn of the assistant: expected 0 or 1"),
+        ({"weight": "0"}, "weight '0' of a turn"),
+        ({"train": 2}, "train 2 of a turn"),
+        ({"role": "user", "weight": 1}, "weight 1 of a turn of the user: only turns of the assistant are trained on"),
+    ],
+)
+def test_turn_whose_content_would_be_lost_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        chat.read_turns([TURNS[1], {**TURNS[2], **change}])
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"weight": 0}, 0),
+        ({"train": False}, 0),
+        ({"weight": 1}, None),
+        ({"train": True}, None),
+        ({"weight": None}, None),
+    ],
+)
+def test_weight_of_a_turn_is_read(keys: dict, expected: int | None) -> None:
+    turns = chat.read_turns([{**TURNS[1], "weight": 0}, {**TURNS[2], **keys, "tool_calls": []}])
+    assert turns[0] == TURNS[1] and turns[1] == TURNS[2] | ({} if expected is None else {"weight": expected})
+
+
+def test_mask_leaves_out_turns_of_weight_0(tokenizer: Tokenizer) -> None:
+    tokenizer.chat_template = CHATML
+    ids, mask = chat.encode_with_mask(TURNS, tokenizer)
+    weighted_ids, weighted = chat.encode_with_mask(TURNS, tokenizer, weights=[0, 0, 0, 0, 1])
+    assert weighted_ids == ids and sum(weighted) < sum(mask)
+    assert tokenizer.decode([i for i, on in zip(ids, weighted, strict=True) if on]) == "\nBy the river.<|im_end|>\n"

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from llmkit import UsageError
 from llmkit.data.splits import row_hashes, split_off, weigh
-from llmkit.tasks import CausalLM, MaskedLM, QuestionAnswering, TextClassification
+from llmkit.tasks import CausalLM, MaskedLM, QuestionAnswering, Seq2Seq, TextClassification
 
 LM, CLS = CausalLM(), TextClassification()
 ROWS = [{"text": f"row {i}"} for i in range(100)]
@@ -128,3 +128,13 @@ def test_weights_choose_rows_by_content(weight: float) -> None:
     chosen = weigh(rows, weight, 0)["text"]
     assert len(chosen) == 100 * weight
     assert sorted(chosen) == sorted(weigh(reversed_rows, weight, 0)["text"])
+
+
+def test_rows_of_a_group_in_several_datasets_are_all_kept() -> None:
+    """Only an equal row is a copy; another target of the same source is not."""
+    datasets = [
+        Dataset.from_list([{"source": f"s {i}", "target": [f"{name} {i}"]} for i in range(20)]) for name in "ab"
+    ]
+    rest, held_out = split_off([*datasets, datasets[0]], 0.3, 0, Seq2Seq())
+    assert [len(rows) for rows in rest] == [14, 14, 14] and len(held_out) == 12
+    assert not set(held_out["source"]) & {source for rows in rest for source in rows["source"]}

@@ -97,6 +97,44 @@ def test_invalid_rows_raise_or_are_skipped(tmp_path: Path) -> None:
     assert sample(CausalLM(), DataConfig(train=str(file), on_error="skip"))["text"][:] == ["one", "two"]
 
 
+def test_columns_that_are_not_read_are_logged_once(
+    tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(stream, "CHUNK", 5)
+    monkeypatch.setattr(stream, "SAMPLE", 10)
+    rows = [{"text": f"{i} row", "mood": 1, **({"late": 1} if i > 12 else {})} for i in range(20)]
+    config = DataConfig(train=rows)
+    sample(CausalLM(), config)
+    assert capsys.readouterr().err == "warning  train: columns not read: mood (10 rows)\n"
+    take(make(config, tokenizer).features(), 60)
+    assert capsys.readouterr().err == "warning  train: columns not read: late (2 rows)\n"
+
+
+def test_stream_reads_late_columns_weights_and_refuses_unlike_rows(tokenizer: Any) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    rows = [{"messages": turns}] * 150 + [{"messages": [*turns, turns[0], {**turns[1], "weight": 0}], "system": "s"}]
+    task = CausalLM(chat=True)
+    task.configure(tokenizer)
+    assert sample(task, DataConfig(train=rows))["weights"][-1] == [0, 0, 1, 0, 0]
+    features = take(Stream(task, DataConfig(train=rows), tokenizer, 64, False).features(), 151)
+    longest = max(features, key=lambda f: len(f["input_ids"]))
+    assert "System: s" in tokenizer.decode(longest["input_ids"])
+    assert sum(longest["loss_mask"]) == sum(features[0]["loss_mask"])
+    pairs = [{"text": "a", "label": "x"}] * 150 + [{"text": "a", "text_pair": "b", "label": "y"}]
+    with pytest.raises(UsageError, match="row 151: has 'text_pair', unlike the rows before"):
+        sample(TextClassification(), DataConfig(train=pairs))
+
+
+def test_rows_that_are_cut_while_streaming_are_logged_once(tokenizer: Any, capsys: pytest.CaptureFixture) -> None:
+    talk = [{"role": "user", "content": "q " * 200}, {"role": "assistant", "content": "a"}]
+    task = CausalLM(chat=True)
+    task.configure(tokenizer)
+    rows = [{"messages": talk}, {"messages": [{"role": "user", "content": "q"}, talk[1]]}]
+    take(Stream(task, DataConfig(train=rows), tokenizer, 48, False).features(), 3)
+    err = capsys.readouterr().err
+    assert err.count("warning") == 1 and "1 of 2 rows dropped: no tokens to train on within 48 tokens" in err
+
+
 # -- runs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from llmkit import DataConfig, ModelConfig, Recipe, RunConfig, UsageError, build_trainer, run
+from llmkit.cli.preview import preview
 from llmkit.collate import IGNORED
 from llmkit.data import chat, packing
 from llmkit.data.features import encode
+from llmkit.data.loading import load_part, load_rows
 from llmkit.models.tokenizers import train_tokenizer
 from llmkit.tasks import CausalLM
 
@@ -196,3 +199,129 @@ def test_card_of_a_chat_model_with_an_adapter_runs(tiny_gpt2: Path, tmp_path: Pa
     card = (tmp_path / "chat" / "README.md").read_text(encoding="utf-8")
     assert "{'role': 'system', 'content': 'Be brief.'}" in card and "'谁？'" in card
     assert "Output when this card was written" in card
+
+
+# -- formats that people have
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"instruction": "Which?", "context": "A fox.", "response": "I", "category": "qa"}, ["Which?\n\nA fox.", "I"]),
+        ({"instruction": "Which?", "context": "", "response": "I"}, ["Which?", "I"]),
+        ({"id": "1", "system_prompt": "Be brief.", "question": "who?", "response": "I"}, ["Be brief.", "who?", "I"]),
+        ({"id": "1", "system_prompt": "", "question": "who?", "response": "I"}, ["who?", "I"]),
+        ({"prompt": "and?", "response": "I", "history": [["a", "b"]]}, ["a", "b", "and?", "I"]),
+        ({"question": "who?", "context": "A fox.", "answer": "I"}, ["who?\n\nA fox.", "I"]),
+    ],
+    ids=["Dolly", "Dolly without context", "OpenOrca", "OpenOrca without system", "ChatGLM", "question and context"],
+)
+def test_columns_of_public_instruction_data_are_read(row: dict[str, Any], expected: list[str]) -> None:
+    (kept,) = load_part([row], CausalLM(), DataConfig()).to_list()
+    assert [turn["content"] for turn in kept["messages"]] == expected
+
+
+@pytest.mark.parametrize("label", [True, False, "True", "false"])
+@pytest.mark.parametrize("row", [{"prompt": "who?", "completion": "I"}, {"messages": TURNS[1:3]}])
+def test_kto_rows_are_refused_by_name(row: dict[str, Any], label: Any) -> None:
+    with pytest.raises(UsageError, match=r"KTO row.*jq -c 'select\(.label\) \| del\(.label\)'"):
+        load_part([{**row, "label": label}], CausalLM(), DataConfig())
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "a", "output": "b", "input": 3}, "'input' is int, not text"),
+        ({"instruction": "a", "output": "b", "history": 3}, "'history' is int, not a list"),
+        ({"instruction": "a", "output": "b", "history": [["q", " "]]}, "'history' holds"),
+        ({"prompt": "a", "response": "b", "system": ["c"]}, "'system' is list, not text"),
+        ({"prompt": "a", "response": "b", "input": ["c"]}, "'input' is list, not text"),
+        ({"messages": [TURNS[1], {**TURNS[2], "weight": 0}]}, "no turn of the assistant that is trained on"),
+    ],
+)
+def test_optional_column_of_the_wrong_type_is_an_invalid_row(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CausalLM().read_row(row)
+
+
+# -- weights of turns
+
+
+SHORT = [{"role": "user", "content": "谁？"}, chat.assistant_turn("fox"), {"role": "user", "content": "and?"},
+         chat.assistant_turn("crow")]  # fmt: skip
+
+
+def weighted(weight: int) -> dict[str, Any]:
+    return {"messages": [SHORT[0], {**SHORT[1], "weight": weight}, *SHORT[2:]]}
+
+
+def test_turn_of_weight_0_is_context_and_is_not_trained_on(causal_recipe: Any) -> None:
+    rows = [weighted(1), weighted(0), {"messages": SHORT}]
+    recipe = causal_recipe(train=rows, validation=rows, packing=False, max_length=64)
+    trainer = build_trainer(recipe)
+    tokenizer, features = trainer.processing_class, [trainer.train_dataset[i] for i in range(3)]
+    assert features[0]["input_ids"] == features[1]["input_ids"] == features[2]["input_ids"]
+    trained = [
+        tokenizer.decode([t for t, on in zip(f["input_ids"], f["loss_mask"], strict=True) if on]) for f in features
+    ]
+    assert trained[0] == trained[2] == " fox<|endoftext|> crow<|endoftext|>" and trained[1] == " crow<|endoftext|>"
+    blocks = preview(recipe).split("\n\n")
+    assert [block.count("«") for block in blocks[1:]] == [2, 1, 2]
+
+
+def test_rows_without_a_weight_are_unchanged() -> None:
+    task = CausalLM()
+    assert task.read_row(weighted(1)) == task.read_row({"messages": SHORT}) == {"messages": SHORT}
+    assert task.read_row(weighted(0)) == {"messages": SHORT, "weights": [0, 0, 0, 1]}
+
+
+def test_bytes_are_those_of_the_turns_that_are_trained_on() -> None:
+    rows = Dataset.from_list([{"messages": TURNS, "weights": [0, 0, 0, 0, 1]}, {"messages": TURNS, "weights": None}])
+    stats = CausalLM().example_stats(np.array([[1.0, 4], [1.0, 12]]), rows, rows, None)
+    last, first = len(TURNS[4]["content"].encode()), len(TURNS[2]["content"].encode())
+    assert stats[:, 2].sum() == pytest.approx(2 * last + first)
+
+
+# -- long conversations, and splits
+
+
+@pytest.mark.parametrize("length", range(10, 70, 3))
+def test_answer_whose_question_is_cut_is_not_trained_on(tiny_gpt2: Path, length: int) -> None:
+    task, tokenizer = CausalLM(chat=True), AutoTokenizer.from_pretrained(tiny_gpt2)
+    task.configure(tokenizer)
+    turns = [
+        t for i in range(4) for t in ({"role": "user", "content": f"Q{i} {i} ?"}, chat.assistant_turn(f"A{i} {i} !"))
+    ]
+    features, notes = encode(task, Dataset.from_list([{"messages": turns}]), tokenizer, length)
+    answers = 0
+    for row in features:
+        before, trained = "", ""
+        for token, on in zip(row["input_ids"], row["loss_mask"], strict=True):
+            trained += tokenizer.decode(token) if on and before else ""
+            before += tokenizer.decode(token)
+        for answer in re.findall(r"A(\d)", trained):
+            answers += 1
+            assert f"User: Q{answer} {answer} ?" in before, before
+    size = len(chat.encode(turns, tokenizer))
+    assert notes["truncated"] + notes["dropped"] == (length < size) and answers <= 4
+    assert answers == 4 or length < size
+
+
+def test_texts_are_cut_without_loss(tiny_gpt2: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
+    features, notes = encode(CausalLM(), Dataset.from_list([{"text": "the fox sleeps " * 20}]), tokenizer, 16)
+    assert len(features) > 2 and notes == {"truncated": 0, "dropped": 0}
+
+
+@pytest.mark.parametrize("second", [
+    {"prompt": "Question 3?", "response": "another"},
+    {"instruction": "Question 3?", "output": "another"},
+    {"messages": [{"role": "user", "content": "Question 3?"}, chat.assistant_turn("another")]},
+])  # fmt: skip
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_to_one_question_stay_in_one_part(second: dict[str, Any], seed: int) -> None:
+    rows = [{"prompt": f"Question {i % 10}?", "response": f"answer {i}"} for i in range(40)]
+    parts = load_rows(DataConfig(train=[*rows, second], validation=0.3, seed=seed), CausalLM()).rows
+    questions = [{turns[0]["content"] for turns in part["messages"]} for part in parts.values()]
+    assert len(questions[1]) == 3 and not questions[0] & questions[1]
+    assert sum(map(len, parts.values())) == 41

@@ -160,3 +160,22 @@ def test_predict_reads_columns_by_their_usual_names(recipe: Callable, tmp_path: 
 def test_input_without_a_response_is_refused() -> None:
     with pytest.raises(UsageError, match="no response; reward-model reads prompt, response"):
         read_inputs(['{"prompt": "how was it?"}'], RewardModel())
+
+
+def test_system_column_of_an_input_is_read(recipe: Callable, tmp_path: Path) -> None:
+    given = [
+        {"prompt": "who?", "response": "I", "system": "Be brief."},
+        {"prompt": "who?", "response": "I", "mood": "x"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "who?"}]
+    inputs = read_inputs([str(tmp_path / "a.jsonl")], RewardModel())
+    assert inputs == [{"prompt": turns, "response": "I"}, {"prompt": "who?", "response": "I"}]
+    model = llmkit.load(str(run(recipe(max_steps=1)).output))
+    first, second = model.predict(inputs)
+    assert first["reward"] != second["reward"]
+
+
+def test_columns_of_an_input_that_are_not_read_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    read_inputs(['{"Prompt": "who?", "response": "I", "mood": "x"}'], RewardModel())
+    assert capsys.readouterr().err == "warning  input: columns not read: mood (1 row)\n"

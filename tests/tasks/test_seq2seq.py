@@ -430,3 +430,15 @@ def test_preview_reads_tab_separated_text_with_named_columns(
 def test_predict_reads_a_text_file_without_columns(tmp_path: Path) -> None:
     (tmp_path / "zh.txt").write_text("猫睡着了。\n\n下雨了。\n", encoding="utf-8")
     assert read_inputs([str(tmp_path / "zh.txt")], Seq2Seq(source="zh", target="en")) == ["猫睡着了。", "下雨了。"]
+
+
+@pytest.mark.parametrize(("targets", "message"), [
+    (["a", 3], "'target' holds int, not text"),
+    ([["a"]], "'target' holds list"),
+    (["", None], "empty 'target'"),
+    (3, "'target' is int"),
+])  # fmt: skip
+def test_targets_that_are_not_texts_are_an_invalid_row(targets: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Seq2Seq().read_row({"source": "s", "target": targets})
+    assert Seq2Seq().read_row({"source": "s", "target": ["a", "", None]}) == {"source": "s", "target": ["a"]}
