@@ -185,7 +185,7 @@ def test_an_invalid_judgement_is_a_fault(index: Path, tmp_path: Path, row: dict,
 @pytest.mark.parametrize("name", ["empty.jsonl", "empty.txt"])
 def test_empty_texts_and_judgements_are_a_fault(index: Path, encoder: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("", encoding="utf-8")
-    message = f"{tmp_path / name}: is empty"
+    message = f"{tmp_path / name} is empty"
     assert message in fault(lambda: search.build(str(encoder), str(tmp_path / name), str(tmp_path / "index")))
     assert message in fault(lambda: search.evaluate(search.load(str(index)), str(tmp_path / name)))
 

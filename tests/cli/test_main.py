@@ -141,7 +141,7 @@ def test_wrong_usage_is_one_fault(call: Call, line: str, words: tuple[str, ...])
         (f"{ROWS} --data.columns.body text", ("data.columns.body", "it reads text")),
         (f"{LM} --data bad.jsonl", ("bad.jsonl line 3", "not JSON", "--data.on_error skip")),
         (f"{CLS} --data ragged.csv", ("ragged.csv line 3", "3 fields", "2", "--data.on_error skip")),
-        (f"{LM} --data gbk.txt", ("gbk.txt", "not UTF-8", "iconv")),
+        (f"{LM} --data gbk.txt", ("gbk.txt", "not UTF-8", "--data.encoding gb18030")),
         (f"{LM} --data empty.jsonl", ("empty.jsonl", "empty")),
         (f"{LM} --data empty.txt", ("empty.txt", "empty")),
         (f"{CLS} --data empty.csv", ("empty.csv", "empty")),
