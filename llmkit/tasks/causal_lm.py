@@ -77,18 +77,16 @@ class CausalLM(Task):
     def encode(self, rows: Rows, tokenizer: Tokenizer, max_length: int) -> Columns:
         """Return chunks of documents; of conversations also `loss_mask`, 1 for the tokens that are trained on.
 
-        A chunk begins within a turn. The first answer in it, whose question is cut, is then not trained on.
+        An answer whose question is not in its chunk as a whole is not trained on.
         """
         if any(rows.get("messages", ())) and not tokenizer.chat_template:
             raise UsageError("conversations: this tokenizer has no chat template; train on conversations first")
         chunks, truncated = [], []
         for row, (document, document_mask) in enumerate(_documents(rows, tokenizer)):
-            masks = chunk(document_mask, max_length, overlap=1)
-            if not all(document_mask):
-                masks[1:] = map(_without_first_answer, masks[1:])
-            parts = zip(chunk(document, max_length, overlap=1), masks, strict=True)
+            learned = document_mask if all(document_mask) else _learned_with_question(document_mask, max_length)
+            parts = zip(*(chunk(part, max_length, overlap=1) for part in (document, learned)), strict=True)
             chunks += [(row, ids, mask) for ids, mask in parts if any(mask[1:])]
-            truncated.append(0 < sum(sum(mask[1:]) for mask in masks) < sum(document_mask[1:]))
+            truncated.append(0 < sum(learned[1:]) < sum(document_mask[1:]))
         names = ("row", "input_ids", "loss_mask") if self.chat else ("row", "input_ids")
         return {name: [values[i] for values in chunks] for i, name in enumerate(names)} | {"truncated": truncated}
 
@@ -132,11 +130,14 @@ def _first_token_bytes(texts: Sequence[str], tokenizer: Tokenizer) -> int:
     return sum(len(token if "\ufffd" in text else text.encode()) for token, text in decoded)
 
 
-def _without_first_answer(mask: list[int]) -> list[int]:
-    """Return the mask of a chunk that begins within a turn, without the first answer in it."""
-    start = mask.index(1) if 1 in mask else len(mask)
-    end = [*mask, 0].index(0, start)
-    return [0] * end + mask[end:]
+def _learned_with_question(mask: list[int], length: int) -> list[int]:
+    """Return the mask of a conversation without the answers, or ends of answers, whose question an earlier chunk holds."""
+    learned = [*mask]
+    for start in range(length - 1, len(mask) - 1 if len(mask) > length else 0, length - 1):
+        if mask[start] or not mask[start - 1]:  # a chunk that does not begin with a question
+            end = [*mask, 0].index(0, [*mask, 1].index(1, start))
+            learned[start + 1 : end] = [0] * (end - start - 1)
+    return learned
 
 
 def _learned_texts(row: Row) -> list[str]:

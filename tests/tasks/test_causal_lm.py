@@ -23,6 +23,7 @@ from llmkit.data.features import encode
 from llmkit.data.loading import load_part, load_rows
 from llmkit.models.tokenizers import train_tokenizer
 from llmkit.tasks import CausalLM
+from llmkit.tasks.causal_lm import _learned_with_question
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -293,18 +294,27 @@ def test_answer_whose_question_is_cut_is_not_trained_on(tiny_gpt2: Path, length:
         t for i in range(4) for t in ({"role": "user", "content": f"Q{i} {i} ?"}, chat.assistant_turn(f"A{i} {i} !"))
     ]
     features, notes = encode(task, Dataset.from_list([{"messages": turns}]), tokenizer, length)
-    answers = 0
     for row in features:
         before, trained = "", ""
         for token, on in zip(row["input_ids"], row["loss_mask"], strict=True):
             trained += tokenizer.decode(token) if on and before else ""
             before += tokenizer.decode(token)
         for answer in re.findall(r"A(\d)", trained):
-            answers += 1
             assert f"User: Q{answer} {answer} ?" in before, before
-    size = len(chat.encode(turns, tokenizer))
-    assert notes["truncated"] + notes["dropped"] == (length < size) and answers <= 4
-    assert answers == 4 or length < size
+    learned = sum(sum(row["loss_mask"][1:]) for row in features)
+    whole = sum(chat.encode_with_mask(turns, tokenizer)[1])
+    assert (notes["truncated"], notes["dropped"]) == (0 < learned < whole, learned == 0)
+
+
+@pytest.mark.parametrize(("mask", "length", "learned"), [
+    ([0, 0, 1, 1, 0, 0, 1, 1], 8, [0, 0, 1, 1, 0, 0, 1, 1]),  # fits
+    ([0, 0, 1, 1, 0, 0, 1, 1], 4, [0, 0, 1, 1, 0, 0, 1, 0]),  # the second chunk begins with an end, the third in an answer
+    ([0, 0, 1, 1, 0, 0, 1, 1], 5, [0, 0, 1, 1, 0, 0, 1, 1]),  # the second chunk begins with a question
+    ([0, 0, 1, 1, 0, 0, 1, 1], 6, [0, 0, 1, 1, 0, 0, 0, 0]),  # it begins in a question
+    ([0, 1, 1, 1, 1, 1, 0, 1], 3, [0, 1, 1, 0, 0, 0, 0, 1]),  # an answer of three chunks, then a question
+])  # fmt: skip
+def test_mask_of_a_cut_conversation(mask: list[int], length: int, learned: list[int]) -> None:
+    assert _learned_with_question(mask, length) == learned
 
 
 def test_texts_are_cut_without_loss(tiny_gpt2: Path) -> None:
