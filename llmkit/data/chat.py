@@ -103,9 +103,9 @@ def common_prefix(a: Sequence[int] | str, b: Sequence[int] | str) -> int:
     return sum(itertools.takewhile(bool, map(operator.eq, a, b)))
 
 
-def turn_weights(row: Row) -> list[int]:
-    """Return 1 for each turn in `messages` that is trained on: by `weights`, or else those of the assistant."""
-    return row.get("weights") or [int(turn["role"] == "assistant") for turn in row["messages"]]
+def turn_weights(turns: Sequence[Turn], weights: Sequence[int] = ()) -> Sequence[int]:
+    """Return 1 for each turn that is trained on: `weights`, or by default the turns of the assistant."""
+    return weights or [int(turn["role"] == "assistant") for turn in turns]
 
 
 def encode_with_mask(
@@ -118,7 +118,7 @@ def encode_with_mask(
     """
     text = render(turns, tokenizer)
     mask = np.zeros(len(text) + 1, dtype=np.int64)  # by the end offset of a token
-    for i in np.flatnonzero(turn_weights({"messages": turns, "weights": weights})).tolist():
+    for i in np.flatnonzero(turn_weights(turns, weights)).tolist():
         start, end = _locate_turn(turns, i, text, tokenizer)
         mask[start + 1 : end + 1] = 1
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)

@@ -29,8 +29,8 @@ def prepare_features(task: Task, rows: Parts, tokenizer: Tokenizer, max_length: 
     Logs their size, and warns of rows that were truncated or dropped and of unknown tokens.
     """
     features = {}
+    known = (_tokenizer_digest(tokenizer), repr(task), cache.code_digest(type(task)), max_length, packed)
     for part, dataset in rows.items():
-        known = (_tokenizer_digest(tokenizer), repr(task), cache.code_digest(type(task)), max_length, packed)
         build = functools.partial(_build, task, dataset, tokenizer, max_length, packed, part)
         key = cache.digest(cache.rows_digest(dataset), *known)
         features[part], notes, cached = cache.load_or_build("features", key, build)

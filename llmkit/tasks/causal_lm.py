@@ -146,7 +146,7 @@ def _learned_texts(row: Row) -> list[str]:
 
 def _weighted_turns(row: Row) -> Iterator[tuple[chat.Turn, int]]:
     """Yield each turn of a conversation, and 1 if it is trained on."""
-    return zip(row["messages"], chat.turn_weights(row), strict=True)
+    return zip(row["messages"], chat.turn_weights(row["messages"], row.get("weights", ())), strict=True)
 
 
 def _read_conversation(row: Row) -> list[chat.Turn]:
