@@ -122,5 +122,5 @@ class _Parser(argparse.ArgumentParser):
             flags = [option for action in self._actions for option in action.option_strings]
             is_flag = word.startswith("-")
             fix = suggest(word, flags, limit=30) if is_flag else "put a text of several words in quotes"
-            message = f"{word!r}: {'no such option' if is_flag else 'one argument too many'}; {fix}"
+            message = f"{word!r}: {'no such option' if is_flag else 'unexpected argument'}; {fix}"
         raise UsageError(f"{self.prog}: {message}")

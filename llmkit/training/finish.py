@@ -103,7 +103,7 @@ def log_result(metrics: Row, folder: Path) -> None:
         untrained = f", untrained {format_number(before[metric])}" if metric in before else ""
         log(f"{metrics['split']} {metric} {format_number(after[metric])}{untrained}", "result")
     if metrics["examples"] < FEW_EXAMPLES:
-        log(f"the metrics of {plural(metrics['examples'], 'row')} are mostly chance", "warning")
+        log(f"metrics of only {plural(metrics['examples'], 'row')} are unreliable", "warning")
     untrained = {"untrained": {"value": before[primary], "kind": "floor"}} if primary in before else {}
     for name, baseline in {**untrained, **metrics["baselines"]}.items():
         value = baseline["value"]

@@ -144,8 +144,8 @@ def test_result_names_each_metric_with_that_of_the_untrained_model(capsys: pytes
 
 
 @pytest.mark.parametrize(("examples", "warned"), [(9, True), (10, False)])
-def test_metrics_of_few_rows_are_called_chance(examples: int, warned: bool, capsys: pytest.CaptureFixture) -> None:
-    assert ("warning  the metrics of 9 rows are mostly chance" in logged(capsys, examples=examples)) == warned
+def test_metrics_of_few_rows_are_called_unreliable(examples: int, warned: bool, capsys: pytest.CaptureFixture) -> None:
+    assert ("warning  metrics of only 9 rows are unreliable" in logged(capsys, examples=examples)) == warned
 
 
 def test_result_without_metrics_of_the_untrained_model(capsys: pytest.CaptureFixture) -> None:
